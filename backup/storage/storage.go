@@ -1,0 +1,104 @@
+// Package storage is the seam to the places that keep a repository: immutable
+// objects by key. It knows bytes and keys only; what the bytes mean belongs to
+// backup/repo.
+//
+// Implementations are leaf packages below this one (file, s3, mem, …); what
+// every one of them promises is written on [Store] and checked by the shared
+// suite in storagetest. Retrying, limiting and measuring are wrappers: they
+// take a Store and are one.
+package storage
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"iter"
+	"time"
+)
+
+// Store keeps immutable objects by key.
+//
+// Keys are slash-separated paths of 1 to 512 bytes; each part consists of the
+// characters A-Z a-z 0-9 . _ - ~ = + and is neither "." nor "..". [ValidKey]
+// is the rule; a call with another key fails and touches nothing.
+//
+// All methods are safe for concurrent use, return promptly once ctx is done,
+// and start nothing on a context that is done already: after a lease is lost
+// the repository is not modified any more.
+//
+// "Not there" is [fs.ErrNotExist] and nothing else. A refusal by the store
+// ("forbidden"), a missing bucket, an unmounted repository directory and an
+// unreachable server are never reported as fs.ErrNotExist.
+type Store interface {
+	// Put stores size bytes of src under key. Visible and durable are the
+	// same moment: once Put returns nil the object survives a power cut, and
+	// a reader sees either the whole object or none, never a part. A failed
+	// Put may nevertheless have stored the object (the answer was lost), so a
+	// caller that cares reads it back.
+	//
+	// With opts.IfAbsent an existing key is left alone and [ErrExists] comes
+	// back; of several such Puts of one key at most one succeeds, on any
+	// number of hosts. Where the store cannot promise that, see
+	// [Conditional]. After a retried IfAbsent Put, ErrExists may speak of our
+	// own earlier attempt: the caller reads and compares. Without IfAbsent
+	// the object is replaced.
+	//
+	// Put may read any section of src more than once, and sections
+	// concurrently; src must stay unchanged until Put returns.
+	Put(ctx context.Context, key string, src io.ReaderAt, size int64, opts PutOptions) error
+
+	// Get returns the n bytes of the object from off on; n < 0 means to its
+	// end. The reader yields exactly that many bytes or an error: an object
+	// shorter than off+n is [ErrShort], at the latest in place of the io.EOF.
+	// An off past the end is ErrShort too. The caller closes the reader.
+	Get(ctx context.Context, key string, off, n int64) (io.ReadCloser, error)
+
+	// List yields, in ascending byte order of keys, every object whose key
+	// starts with prefix (any string, not only whole path parts) and is
+	// greater than after ("" for all). Objects put or deleted meanwhile may
+	// or may not appear; every other appears exactly once. No match is an
+	// empty sequence. An error ends the sequence.
+	List(ctx context.Context, prefix, after string) iter.Seq2[Object, error]
+
+	// Delete removes the object. One that is not there is not an error.
+	Delete(ctx context.Context, key string) error
+
+	// String names the store for messages, without any secret.
+	String() string
+}
+
+// Object is what a listing tells of one object.
+type Object struct {
+	Key      string
+	Size     int64     // bytes
+	Modified time.Time // by the store's clock, the only one an age is judged by
+}
+
+// PutOptions modify one Put. The zero value replaces whatever is there.
+type PutOptions struct {
+	IfAbsent bool
+}
+
+// Conditional is implemented by stores that cannot always keep the promise of
+// PutOptions.IfAbsent. A store without this method keeps it.
+type Conditional interface {
+	// ConditionalPut reports whether IfAbsent is atomic here, found out by
+	// trying where that is the only way.
+	ConditionalPut(ctx context.Context) (bool, error)
+}
+
+var (
+	// ErrNotExist is fs.ErrNotExist, repeated here for discovery.
+	ErrNotExist = fs.ErrNotExist
+	// ErrExists is returned by Put with IfAbsent when the key is taken.
+	ErrExists = errors.New("object exists already")
+	// ErrShort means that an object ended before the range asked for did.
+	ErrShort = errors.New("object is shorter than expected")
+	// ErrInvalidKey means that a key breaks the rule of ValidKey.
+	ErrInvalidKey = errors.New("invalid object key")
+)
+
+// ValidKey returns an error wrapping ErrInvalidKey if key breaks the rule
+// stated on Store.
+func ValidKey(key string) error { return validKey(key) }

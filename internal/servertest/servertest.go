@@ -1,0 +1,143 @@
+// Package servertest starts third-party servers (etcd, Consul, an S3 server)
+// for tests. The programs come from the project's cache folder, which `make
+// servers` fills; a missing one skips the test under -short (make unit) and
+// fails it otherwise (make test).
+package servertest
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// CacheDir is the folder for downloads and built servers: PGTENDER_CACHE, or
+// .cache at the project's root.
+func CacheDir() string {
+	if dir := os.Getenv("PGTENDER_CACHE"); dir != "" {
+		return dir
+	}
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(file), "..", "..", ".cache")
+}
+
+// Binary gives the path of a program built into the cache's bin folder.
+func Binary(t testing.TB, name string) string {
+	t.Helper()
+	path := filepath.Join(CacheDir(), "bin", name)
+	if _, err := os.Stat(path); err != nil {
+		Missing(t, "%s is not in the cache: %v", name, err)
+	}
+	return path
+}
+
+// Missing skips a test under -short and fails it otherwise.
+func Missing(t testing.TB, format string, args ...any) {
+	t.Helper()
+	if testing.Short() {
+		t.Skipf(format, args...)
+	}
+	t.Fatalf(format+"; run 'make servers' first", args...)
+}
+
+// FreeAddress gives a loopback address (host:port) that was free a moment ago.
+func FreeAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// Process is a server under test.
+type Process struct {
+	cmd  *exec.Cmd
+	done chan struct{} // closed once the process has been waited for
+	out  output
+}
+
+// Start runs cmd in a process group of its own, waits until ready returns nil,
+// and kills the group when the test ends. The server dies with the test
+// process even if that is killed. Output is shown if the test fails.
+func Start(t testing.TB, cmd *exec.Cmd, ready func(context.Context) error) *Process {
+	t.Helper()
+	p := &Process{cmd: cmd, done: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = &p.out, &p.out
+	cmd.WaitDelay = 5 * time.Second
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Setpgid = true
+	started := make(chan error, 1)
+	go func() {
+		// Pdeathsig is bound to the thread that starts the child, so that
+		// thread is kept until the child is gone.
+		runtime.LockOSThread()
+		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			cmd.Wait()
+		}
+		close(p.done)
+	}()
+	if err := <-started; err != nil {
+		t.Fatalf("start %s: %v", cmd.Path, err)
+	}
+	t.Cleanup(func() {
+		p.Kill()
+		if t.Failed() {
+			t.Logf("output of %s:\n%s", filepath.Base(cmd.Path), p.out.String())
+		}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	for {
+		err := ready(ctx)
+		if err == nil {
+			return p
+		}
+		select {
+		case <-p.done:
+			t.Fatalf("%s ended before it was ready:\n%s", cmd.Path, p.out.String())
+		case <-ctx.Done():
+			t.Fatalf("%s was not ready in time: %v\n%s", cmd.Path, err, p.out.String())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// Kill ends the server's process group with SIGKILL and waits for it.
+func (p *Process) Kill() {
+	syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+	<-p.done
+}
+
+// Signal sends sig to the server's process group (SIGSTOP makes it hang).
+func (p *Process) Signal(sig syscall.Signal) error { return syscall.Kill(-p.cmd.Process.Pid, sig) }
+
+type output struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
+}
