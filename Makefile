@@ -1,0 +1,39 @@
+# make demo   see pgtender work on a real three-node Patroni cluster
+# make test   everything, with all the set-up; make unit needs no services
+GO     ?= go
+CACHE  ?= $(CURDIR)/.cache
+export PGTENDER_CACHE = $(CACHE)
+
+.PHONY: build unit test servers demo lint fuzz bench soak clean
+
+build:
+	$(GO) build -o bin/pgtender ./cmd/pgtender
+
+unit:
+	$(GO) test -race -short ./...
+
+servers:
+	$(GO) run ./e2e/setup --yes
+
+test: servers build
+	$(GO) test -race -timeout 60m ./...
+
+demo: build
+	$(GO) run ./e2e/demo
+
+lint:
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "not gofmt-ed: $$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(GO) test ./internal/arch
+
+fuzz:
+	$(GO) run ./e2e/fuzz $(FUZZTIME)
+
+bench: servers build
+	$(GO) run ./e2e/bench
+
+soak: servers build
+	PGTENDER_SOAK=1 $(GO) test -timeout 0 -run Soak ./...
+
+clean:
+	rm -rf bin $(CACHE)

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgtender/pgtender/internal/config"
+)
+
+// Output rules: results go to out, everything else to err; messages are lower
+// case without a full stop; advice is a separate line that starts with
+// "hint: "; --json changes results only, --log-format logs only.
+type streams struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+// app is what every command shares: the streams, the environment and the
+// common flags. One app serves one run.
+type app struct {
+	streams
+	environ []string
+
+	configPath string
+	json       bool
+	logLevel   string
+	logFormat  string
+
+	started bool     // a command's own code began to run
+	logFile *os.File // opened by setup when the configuration names one
+}
+
+// run is the whole program but for the process: it returns the exit status.
+func run(ctx context.Context, args, environ []string, s streams) int {
+	a := &app{streams: s, environ: environ}
+	defer a.close()
+	root := a.root()
+	root.SetArgs(args)
+	root.SetIn(s.in)
+	root.SetOut(s.out)
+	root.SetErr(s.err)
+	err := root.ExecuteContext(ctx)
+	if err != nil && !a.started {
+		err = usageError{err} // cobra's own: unknown command, wrong arguments
+	}
+	if cause := context.Cause(ctx); err != nil && cause != nil && ctx.Err() != nil {
+		err = fmt.Errorf("%w (%v)", err, cause)
+	}
+	if err != nil {
+		fmt.Fprint(s.err, message(err))
+	}
+	return exitCode(ctx, err)
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "pgtender",
+		Short: "Backup, replica bootstrap and catchup for PostgreSQL clusters run by Patroni",
+		Long: `pgtender keeps a repository of base backups and WAL of a Patroni cluster, and
+rebuilds or fast-forwards any standby from it, so that the primary is never the
+one who pays.
+
+` + exitHelp,
+		Args:             cobra.NoArgs,
+		SilenceErrors:    true,
+		SilenceUsage:     true,
+		RunE:             func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRun: func(*cobra.Command, []string) { a.started = true },
+	}
+	f := root.PersistentFlags()
+	f.StringVarP(&a.configPath, "config", "c", "", "configuration `file` (default $PGTENDER_CONFIG, else "+config.DefaultPath+")")
+	f.BoolVar(&a.json, "json", false, "print results as JSON")
+	f.StringVar(&a.logLevel, "log-level", "", "debug, info, warn or error")
+	f.StringVar(&a.logFormat, "log-format", "", "text or json")
+	root.AddCommand(a.commands()...)
+	for _, cmd := range root.Commands() {
+		declareUsage(cmd)
+	}
+	return root
+}
+
+// declareUsage ends every help text with the exit codes, for cmd and its
+// sub-commands, and insists that each declares its arguments: a mistyped
+// sub-command must run nothing.
+func declareUsage(cmd *cobra.Command) {
+	if cmd.Args == nil {
+		panic("internal error: command " + cmd.Name() + " does not declare its arguments")
+	}
+	if cmd.Long == "" {
+		cmd.Long = cmd.Short + "."
+	}
+	if !strings.Contains(cmd.Long, "Exit status:") {
+		cmd.Long += "\n\n" + exitHelp
+	}
+	for _, sub := range cmd.Commands() {
+		declareUsage(sub)
+	}
+}
+
+// setup reads the configuration and makes the logger. Commands call it first.
+func (a *app) setup() (config.Config, *slog.Logger, error) {
+	c, _, err := config.Read(a.configPath, a.environ)
+	if err != nil {
+		return config.Config{}, nil, usageError{err}
+	}
+	log, err := a.logger(c.Log)
+	return c, log, err
+}
+
+func (a *app) logger(c config.Log) (*slog.Logger, error) {
+	level, format := c.Level, c.Format
+	if v := lookup(a.environ, "PGTENDER_LOG_LEVEL"); v != "" {
+		level = v
+	}
+	if a.logLevel != "" {
+		level = a.logLevel
+	}
+	if a.logFormat != "" {
+		format = a.logFormat
+	}
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, usagef("log level %q is none of debug, info, warn, error", level)
+	}
+	out := a.err
+	if c.File != "" {
+		f, err := os.OpenFile(c.File, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
+		if err != nil {
+			return nil, usagef("open log file: %w", err)
+		}
+		a.logFile, out = f, f
+	}
+	opts := &slog.HandlerOptions{Level: l}
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(out, opts)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(out, opts)), nil
+	}
+	return nil, usagef("log format %q is none of text, json", format)
+}
+
+func (a *app) close() {
+	if a.logFile != nil {
+		a.logFile.Close()
+	}
+}
+
+// printJSON writes one result. Keys are part of the interface: see docs.
+func (a *app) printJSON(v any) error {
+	enc := json.NewEncoder(a.out)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+func lookup(environ []string, name string) string {
+	for _, kv := range environ {
+		if k, v, ok := strings.Cut(kv, "="); ok && k == name {
+			return v
+		}
+	}
+	return ""
+}

@@ -1,0 +1,49 @@
+// Command pgtender backs up, bootstraps and catches up PostgreSQL clusters
+// that are run by Patroni.
+//
+// This package is the composition root: one small file per command with its
+// flags, wiring and output, the one table of exit codes, and nothing that a
+// library could own.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+)
+
+func main() {
+	// A panic exits with 2 by default, which PostgreSQL would read from a
+	// restore_command as "not in the archive" and end recovery early. As a
+	// signal it stops recovery instead.
+	debug.SetTraceback("crash")
+	ctx, stop := notify(context.Background())
+	code := run(ctx, os.Args[1:], os.Environ(), streams{in: os.Stdin, out: os.Stdout, err: os.Stderr})
+	stop()
+	os.Exit(code)
+}
+
+// signalled is the cause of a context that a signal ended.
+type signalled struct{ sig syscall.Signal }
+
+func (s signalled) Error() string { return "received signal " + s.sig.String() }
+
+// notify returns a context that ends with the first signal asking us to stop,
+// whose cause names it. A second signal finds the default action restored and
+// ends the process at once.
+func notify(parent context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT)
+	go func() {
+		select {
+		case s := <-signals:
+			signal.Stop(signals)
+			cancel(signalled{s.(syscall.Signal)})
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { signal.Stop(signals); cancel(nil) }
+}

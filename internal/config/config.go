@@ -1,0 +1,179 @@
+// Package config reads pgtender.yml. Decoding is strict: an unknown or doubled
+// key is an error that names the line and the key. Every setting can also come
+// from the environment, which wins over the file, so that a container needs no
+// file at all: the variable is PGTENDER_ and the key's path in upper case,
+// joined by underscores (s3.path_style is PGTENDER_S3_PATH_STYLE).
+//
+// On a Patroni node two lines are enough:
+//
+//	patroni: /etc/patroni/patroni.yml
+//	repository: s3://bucket/prefix
+//
+// Only cmd imports this package: it passes plain option structs on.
+package config
+
+import (
+	"time"
+)
+
+// DefaultPath is read when neither --config nor PGTENDER_CONFIG names a file.
+const DefaultPath = "/etc/pgtender/pgtender.yml"
+
+// Config is everything that can be configured. The comment of each field is
+// its manual.
+type Config struct {
+	// Patroni is the path of patroni.yml: a file, or a directory whose *.yml
+	// files Patroni merges. Scope, namespace, member name, DCS, data directory,
+	// ports and users come from there.
+	Patroni string `yaml:"patroni"`
+
+	// Repository is the URL of the place that keeps backups and WAL:
+	// file:///srv/pgtender or s3://bucket/prefix. All members of the cluster
+	// must see the same place.
+	Repository string `yaml:"repository"`
+
+	// Cluster names the cluster where no patroni.yml does: SCOPE, or
+	// SCOPE/SYSTEM_IDENTIFIER where the repository holds several incarnations
+	// of one scope.
+	Cluster string `yaml:"cluster"`
+
+	// DataDir is PostgreSQL's data directory, where it differs from
+	// patroni.yml's postgresql.data_dir or no patroni.yml is there.
+	DataDir string `yaml:"data_dir"`
+
+	DCS     DCS     `yaml:"dcs"`
+	S3      S3      `yaml:"s3"`
+	File    File    `yaml:"file"`
+	Backup  Backup  `yaml:"backup"`
+	Restore Restore `yaml:"restore"`
+	Archive Archive `yaml:"archive"`
+	Log     Log     `yaml:"log"`
+}
+
+// DCS says where the DCS is, for deployments that configure Patroni by
+// environment variables alone (which Patroni does not pass on to the commands
+// it runs). Left out, patroni.yml decides.
+type DCS struct {
+	// Type is etcd3 or consul.
+	Type string `yaml:"type"`
+	// Hosts are host:port pairs; for Consul the first one counts.
+	Hosts []string `yaml:"hosts"`
+	// Protocol is http (the default) or https.
+	Protocol string `yaml:"protocol"`
+	// Namespace is Patroni's namespace, service by default.
+	Namespace string `yaml:"namespace"`
+	// Member is this node's Patroni member name.
+	Member string `yaml:"member"`
+	// Username and PasswordFile authenticate to etcd. The file holds nothing
+	// but the password.
+	Username     string `yaml:"username"`
+	PasswordFile string `yaml:"password_file"`
+	// TokenFile holds a Consul ACL token.
+	TokenFile string `yaml:"token_file"`
+	// CACert, Cert and Key are PEM files for TLS.
+	CACert string `yaml:"cacert"`
+	Cert   string `yaml:"cert"`
+	Key    string `yaml:"key"`
+}
+
+// S3 refines an s3:// repository. Credentials come from the usual chain:
+// environment, shared files, web identity, instance role.
+type S3 struct {
+	// Endpoint is the URL of a server other than AWS.
+	Endpoint string `yaml:"endpoint"`
+	// Region of the bucket.
+	Region string `yaml:"region"`
+	// PathStyle puts the bucket into the path instead of the host name, which
+	// most servers other than AWS want. It is on by default when Endpoint is
+	// set.
+	PathStyle *bool `yaml:"path_style"`
+	// CAFile is a PEM file of certificate authorities to trust.
+	CAFile string `yaml:"ca_file"`
+	// Profile selects one of the shared configuration files' profiles.
+	Profile string `yaml:"profile"`
+	// StorageClass of new objects, such as STANDARD_IA.
+	StorageClass string `yaml:"storage_class"`
+	// SSE is AES256 or aws:kms; KMSKeyID names the key for the latter.
+	SSE      string `yaml:"sse"`
+	KMSKeyID string `yaml:"kms_key_id"`
+	// RetryBudget bounds the retries of one request, waits included.
+	RetryBudget Duration `yaml:"retry_budget"`
+}
+
+// File refines a file:// repository.
+type File struct {
+	// GroupWritable makes directories 0770 and files 0660 instead of 0750 and
+	// 0640, for members that share the directory under different users of one
+	// group.
+	GroupWritable bool `yaml:"group_writable"`
+}
+
+// Backup settings.
+type Backup struct {
+	// Leader says whether the leader may be the source: allow (when no
+	// replica can be; the default), never, only.
+	Leader string `yaml:"leader"`
+	// MaxLag is how far, in bytes of WAL, a replica may be behind the leader
+	// and still be the source. Default 256MB.
+	MaxLag Bytes `yaml:"max_lag"`
+	// Workers is the number of parallel readers and compressors. Default: the
+	// number of processors, at most 8.
+	Workers int `yaml:"workers"`
+	// MaxRate bounds what is read from the data directory, in bytes per
+	// second. Default: unbounded.
+	MaxRate Bytes `yaml:"max_rate"`
+	// Compression is zstd (default) or none; Level is zstd's (default 1).
+	Compression string `yaml:"compression"`
+	Level       int    `yaml:"level"`
+	// ArchiveTimeout is how long a finished copy waits for its WAL to reach
+	// the archive before the command gives up. Default 10m.
+	ArchiveTimeout Duration `yaml:"archive_timeout"`
+	// Checkpoint is fast (default) or spread.
+	Checkpoint string `yaml:"checkpoint"`
+}
+
+// Restore settings, for restore, create-replica and bootstrap alike.
+type Restore struct {
+	// Workers is the number of parallel readers and writers. Default: the
+	// number of processors, at most 8.
+	Workers int `yaml:"workers"`
+	// MaxRate bounds what is read from the repository, in bytes per second.
+	MaxRate Bytes `yaml:"max_rate"`
+	// RetryTimeout is how long create-replica keeps retrying what a retry may
+	// mend while the data directory was empty at the start, before it exits
+	// non-zero and Patroni's next method gets its turn. Default 10m.
+	RetryTimeout Duration `yaml:"retry_timeout"`
+}
+
+// Archive settings, for archive-push and archive-get.
+type Archive struct {
+	// PushTimeout bounds one archive-push; PostgreSQL tries again. Default 5m.
+	PushTimeout Duration `yaml:"push_timeout"`
+	// GetTimeout bounds one archive-get outside standby mode. Default 5m.
+	GetTimeout Duration `yaml:"get_timeout"`
+	// DCSTimeout is how long archive-push asks the DCS about ownership and
+	// leadership before it goes on without: a DCS outage never stops
+	// archiving. Default 5s.
+	DCSTimeout Duration `yaml:"dcs_timeout"`
+}
+
+// Log settings; --log-level and --log-format win over them.
+type Log struct {
+	// Level is debug, info (default), warn or error.
+	Level string `yaml:"level"`
+	// Format is text (default) or json.
+	Format string `yaml:"format"`
+	// File appends the log to a file instead of standard error.
+	File string `yaml:"file"`
+}
+
+// Default returns the values that hold where nothing else is set.
+func Default() Config {
+	return Config{
+		S3:      S3{RetryBudget: Duration(2 * time.Minute)},
+		Backup:  Backup{Leader: "allow", MaxLag: 256 << 20, Compression: "zstd", Level: 1, ArchiveTimeout: Duration(10 * time.Minute), Checkpoint: "fast"},
+		Restore: Restore{RetryTimeout: Duration(10 * time.Minute)},
+		Archive: Archive{PushTimeout: Duration(5 * time.Minute), GetTimeout: Duration(5 * time.Minute), DCSTimeout: Duration(5 * time.Second)},
+		Log:     Log{Level: "info", Format: "text"},
+	}
+}

@@ -1,0 +1,87 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"path"
+	"slices"
+	"strings"
+)
+
+// Validate checks each setting for itself; what fits together with the
+// cluster is the check command's business. All faults are reported at once.
+func (c Config) Validate() error {
+	var errs []error
+	fault := func(key, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...)))
+	}
+	oneOf := func(key, value string, allowed ...string) {
+		if value != "" && !slices.Contains(allowed, value) {
+			fault(key, "%q is none of %s", value, strings.Join(allowed, ", "))
+		}
+	}
+	if c.Repository != "" {
+		if _, err := ParseRepository(c.Repository); err != nil {
+			fault("repository", "%v", err)
+		}
+	}
+	if c.DataDir != "" && !path.IsAbs(c.DataDir) {
+		fault("data_dir", "%q is not an absolute path", c.DataDir)
+	}
+	oneOf("dcs.type", c.DCS.Type, "etcd3", "consul")
+	oneOf("dcs.protocol", c.DCS.Protocol, "http", "https")
+	if c.DCS.Type != "" && len(c.DCS.Hosts) == 0 {
+		fault("dcs.hosts", "needed when dcs.type is set")
+	}
+	if c.DCS.Type == "" && len(c.DCS.Hosts) > 0 {
+		fault("dcs.type", "needed when dcs.hosts is set: etcd3 or consul")
+	}
+	oneOf("s3.sse", c.S3.SSE, "AES256", "aws:kms")
+	if c.S3.KMSKeyID != "" && c.S3.SSE != "aws:kms" {
+		fault("s3.kms_key_id", "needs s3.sse: aws:kms")
+	}
+	oneOf("backup.leader", c.Backup.Leader, "allow", "never", "only")
+	oneOf("backup.compression", c.Backup.Compression, "zstd", "none")
+	oneOf("backup.checkpoint", c.Backup.Checkpoint, "fast", "spread")
+	if c.Backup.Level < -7 || c.Backup.Level > 19 {
+		fault("backup.level", "%d is outside -7..19", c.Backup.Level)
+	}
+	for key, n := range map[string]int{"backup.workers": c.Backup.Workers, "restore.workers": c.Restore.Workers} {
+		if n < 0 || n > 256 {
+			fault(key, "%d is outside 0..256", n)
+		}
+	}
+	oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	oneOf("log.format", c.Log.Format, "text", "json")
+	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return errors.Join(errs...)
+}
+
+// Repository is a parsed repository URL.
+type Repository struct {
+	Scheme string // file or s3
+	Bucket string // s3
+	Path   string // file: absolute directory; s3: prefix without slashes at its ends
+}
+
+// ParseRepository parses file:///absolute/path and s3://bucket[/prefix].
+func ParseRepository(s string) (Repository, error) {
+	u, err := url.Parse(s)
+	if err != nil {
+		return Repository{}, fmt.Errorf("%q is not a URL", s)
+	}
+	switch {
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		return Repository{}, fmt.Errorf("%q: user, query and fragment have no meaning here", u.Redacted())
+	case u.Scheme == "file" && u.Host == "" && path.IsAbs(u.Path) && path.Clean(u.Path) != "/":
+		return Repository{Scheme: "file", Path: path.Clean(u.Path)}, nil
+	case u.Scheme == "file":
+		return Repository{}, fmt.Errorf("%q: want file:///absolute/directory", s)
+	case u.Scheme == "s3" && u.Host != "":
+		return Repository{Scheme: "s3", Bucket: u.Host, Path: strings.Trim(u.Path, "/")}, nil
+	case u.Scheme == "s3":
+		return Repository{}, fmt.Errorf("%q: want s3://bucket/prefix", s)
+	}
+	return Repository{}, fmt.Errorf("%q: the scheme is none of file, s3", s)
+}

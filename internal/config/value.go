@@ -1,0 +1,70 @@
+package config
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Bytes is a size in bytes, written as a number with an optional unit: B, kB,
+// MB, GB, TB, each 1024 of the one before, as PostgreSQL's settings count.
+type Bytes int64
+
+var units = []struct {
+	name string
+	size int64
+}{{"TB", 1 << 40}, {"GB", 1 << 30}, {"MB", 1 << 20}, {"kB", 1 << 10}, {"B", 1}}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (b *Bytes) UnmarshalText(text []byte) error {
+	s, size := strings.TrimSpace(string(text)), int64(1)
+	for _, u := range units {
+		if n := len(s) - len(u.name); n > 0 && strings.EqualFold(s[n:], u.name) {
+			s, size = strings.TrimSpace(s[:n]), u.size
+			break
+		}
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < 0 || n > (1<<62)/size {
+		return fmt.Errorf("%q is not a size such as 512MB", text)
+	}
+	*b = Bytes(n * size)
+	return nil
+}
+
+func (b Bytes) String() string {
+	for _, u := range units {
+		if int64(b) >= u.size && int64(b)%u.size == 0 {
+			return strconv.FormatInt(int64(b)/u.size, 10) + u.name
+		}
+	}
+	return strconv.FormatInt(int64(b), 10)
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (b Bytes) MarshalText() ([]byte, error) { return []byte(b.String()), nil }
+
+// Duration is a time.Duration written as Go does (90s, 10m, 1h30m), or a plain
+// number of seconds.
+type Duration time.Duration
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Duration) UnmarshalText(text []byte) error {
+	s := strings.TrimSpace(string(text))
+	if n, err := strconv.ParseUint(s, 10, 31); err == nil {
+		*d = Duration(time.Duration(n) * time.Second)
+		return nil
+	}
+	v, err := time.ParseDuration(s)
+	if err != nil || v < 0 {
+		return fmt.Errorf("%q is not a duration such as 90s or 10m", text)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+func (d Duration) String() string { return time.Duration(d).String() }
+
+// MarshalText implements encoding.TextMarshaler.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
