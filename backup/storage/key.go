@@ -9,6 +9,9 @@ import (
 // for the prefix a repository lives under.
 const maxKey = 512
 
+// maxPart is the longest file name on Linux file systems (NAME_MAX).
+const maxPart = 255
+
 func validKey(key string) error {
 	if key == "" || len(key) > maxKey {
 		return fmt.Errorf("%w %q: want 1 to %d bytes", ErrInvalidKey, key, maxKey)
@@ -16,6 +19,9 @@ func validKey(key string) error {
 	for part := range strings.SplitSeq(key, "/") {
 		if part == "" || part == "." || part == ".." {
 			return fmt.Errorf("%w %q: empty, \".\" or \"..\" part", ErrInvalidKey, key)
+		}
+		if len(part) > maxPart {
+			return fmt.Errorf("%w %q: part longer than %d bytes", ErrInvalidKey, key, maxPart)
 		}
 		for i := range len(part) {
 			c := part[i]

@@ -19,13 +19,16 @@ import (
 
 // Store keeps immutable objects by key.
 //
-// Keys are slash-separated paths of 1 to 512 bytes; each part consists of the
-// characters A-Z a-z 0-9 . _ - ~ = + and is neither "." nor "..". [ValidKey]
-// is the rule; a call with another key fails and touches nothing.
+// Keys are slash-separated paths of 1 to 512 bytes; each part has at most 255
+// bytes of the characters A-Z a-z 0-9 . _ - ~ = + and is neither "." nor "..".
+// [ValidKey] is the rule; a call with another key fails and touches nothing.
+// No key may lie below another one ("a" and "a/b"): a file system cannot hold
+// both, so a Put of the second fails in some stores, and callers never try.
 //
 // All methods are safe for concurrent use, return promptly once ctx is done,
 // and start nothing on a context that is done already: after a lease is lost
-// the repository is not modified any more.
+// the repository is not modified any more. What they return then is
+// [ContextError]: it matches ctx.Err() and the cause.
 //
 // "Not there" is [fs.ErrNotExist] and nothing else. A refusal by the store
 // ("forbidden"), a missing bucket, an unmounted repository directory and an
@@ -80,21 +83,24 @@ type PutOptions struct {
 	IfAbsent bool
 }
 
-// Conditional is implemented by stores that cannot always keep the promise of
-// PutOptions.IfAbsent. A store without this method keeps it.
-type Conditional interface {
-	// ConditionalPut reports whether IfAbsent is atomic here, found out by
-	// trying where that is the only way.
-	ConditionalPut(ctx context.Context) (bool, error)
-}
-
 var (
 	// ErrNotExist is fs.ErrNotExist, repeated here for discovery.
 	ErrNotExist = fs.ErrNotExist
+	// ErrForbidden is fs.ErrPermission: the store refused the request for lack
+	// of rights. Whether the object exists stays unknown.
+	ErrForbidden = fs.ErrPermission
+	// ErrNoStore means that the place itself is not there: no bucket, no
+	// directory, or a directory without the mark of a store, as an unmounted
+	// file system leaves it.
+	ErrNoStore = errors.New("no store at this place")
 	// ErrExists is returned by Put with IfAbsent when the key is taken.
 	ErrExists = errors.New("object exists already")
+	// ErrConflict is returned by [PutExact] when the key holds other bytes.
+	ErrConflict = errors.New("object exists with other content")
 	// ErrShort means that an object ended before the range asked for did.
 	ErrShort = errors.New("object is shorter than expected")
+	// ErrTooLarge is returned by [ReadAll] for an object above the limit.
+	ErrTooLarge = errors.New("object is larger than expected")
 	// ErrInvalidKey means that a key breaks the rule of ValidKey.
 	ErrInvalidKey = errors.New("invalid object key")
 )

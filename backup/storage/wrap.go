@@ -1,0 +1,66 @@
+package storage
+
+import (
+	"context"
+	"time"
+)
+
+// Conditional is implemented by stores that cannot always keep the promise of
+// PutOptions.IfAbsent. A store without this method keeps it. Callers use the
+// function [ConditionalPut], which sees through wrappers.
+type Conditional interface {
+	// ConditionalPut reports whether IfAbsent is atomic here, found out by
+	// trying where that is the only way. Where it is not, a Put with IfAbsent
+	// looks first and stores then, and two writers at the same moment may
+	// both succeed.
+	ConditionalPut(ctx context.Context) (bool, error)
+}
+
+// Sweeper is implemented by stores in which a killed Put leaves something
+// behind that no listing shows: temporary files, unfinished uploads. Callers
+// use the function [Sweep], which sees through wrappers.
+type Sweeper interface {
+	// Sweep removes what is older than age by the store's clock, and says how
+	// many there were. A Put that takes longer than age may lose its work and
+	// then fails, so age is hours.
+	Sweep(ctx context.Context, age time.Duration) (removed int, err error)
+}
+
+// Wrapper is a Store on top of another.
+type Wrapper interface {
+	Store
+	Unwrap() Store
+}
+
+// find gives the outermost store in the chain of wrappers that is a T.
+func find[T any](s Store) (T, bool) {
+	for {
+		if t, ok := s.(T); ok {
+			return t, true
+		}
+		w, ok := s.(Wrapper)
+		if !ok {
+			var none T
+			return none, false
+		}
+		s = w.Unwrap()
+	}
+}
+
+// ConditionalPut reports whether IfAbsent is atomic in s, asking the store
+// below any wrappers. See [Conditional].
+func ConditionalPut(ctx context.Context, s Store) (bool, error) {
+	if c, ok := find[Conditional](s); ok {
+		return c.ConditionalPut(ctx)
+	}
+	return true, ContextError(ctx)
+}
+
+// Sweep removes what killed writers left in s, if s is a store that needs it.
+// See [Sweeper].
+func Sweep(ctx context.Context, s Store, age time.Duration) (removed int, err error) {
+	if w, ok := find[Sweeper](s); ok {
+		return w.Sweep(ctx, age)
+	}
+	return 0, ContextError(ctx)
+}
