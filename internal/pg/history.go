@@ -1,16 +1,21 @@
 package pg
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
 
 // Fork is one line of a timeline history file: the timeline Parent was left
-// at Switch, for the reason PostgreSQL noted.
+// at Switch, for the reason PostgreSQL noted. Switch may lie before the switch
+// of an older fork: recovery that follows timeline 2 but stops before the point
+// where 2 left 1 writes "1 0/5000000, 2 0/4000000" for timeline 3
+// (writeTimeLineHistory, timeline.c, copies the lines of the recovery *target*
+// timeline). Timeline 2 then adds nothing to 3, and what 1 wrote from 0/4000000
+// on is not part of it either: the newest fork wins, as in tliOfPointInHistory.
 type Fork struct {
 	Parent Timeline `json:"parent"`
 	Switch LSN      `json:"switch"` // first position that is no longer Parent's
@@ -39,20 +44,27 @@ func ParseHistoryName(name string) (Timeline, error) {
 
 // ParseHistory parses the content of t's history file. The rules are those of
 // PostgreSQL's readTimeLineHistory (timeline.c): '#' starts a comment, parents
-// and switch points never go back, and every parent is older than t.
+// ascend, and every parent is older than t. Stricter than there: something must
+// follow a switch point (a reason or the end of the line), since in a truncated
+// file "0/50" may be all that is left of 0/5000000; and a timeline above 1 must
+// have an ancestor.
 func ParseHistory(t Timeline, content []byte) (History, error) {
 	h := History{Timeline: t}
 	fail := func(line int, format string, args ...any) (History, error) {
 		return History{}, fmt.Errorf("parse %s line %d: %s", HistoryName(t), line, fmt.Sprintf(format, args...))
 	}
-	sc := bufio.NewScanner(bytes.NewReader(content))
-	for n := 1; sc.Scan(); n++ {
-		text := strings.TrimLeft(sc.Text(), " \t\r")
+	n := 0
+	for line := range bytes.Lines(content) {
+		n++
+		text := strings.TrimLeft(string(line), blanks)
 		if text == "" || strings.HasPrefix(text, "#") {
 			continue
 		}
 		tli, rest, _ := cutBlank(text)
-		lsn, reason, _ := cutBlank(rest)
+		lsn, reason, ended := cutBlank(rest)
+		if !ended {
+			return fail(n, "the line ends at %q: the file is truncated", text)
+		}
 		parent, err := strconv.ParseUint(tli, 10, 32)
 		if err != nil || parent == 0 {
 			return fail(n, "timeline %q is not a positive number", tli)
@@ -61,20 +73,17 @@ func ParseHistory(t Timeline, content []byte) (History, error) {
 		if err != nil {
 			return fail(n, "%v", err)
 		}
-		f := Fork{Parent: Timeline(parent), Switch: sw, Reason: strings.TrimRight(reason, " \t\r")}
+		f := Fork{Parent: Timeline(parent), Switch: sw, Reason: strings.TrimRight(reason, blanks)}
 		if f.Parent >= t {
 			return fail(n, "timeline %s is not older than %s", f.Parent, t)
 		}
 		if len(h.Forks) > 0 {
 			last := h.Forks[len(h.Forks)-1]
-			if f.Parent <= last.Parent || f.Switch < last.Switch {
-				return fail(n, "timeline %s at %s does not follow timeline %s at %s", f.Parent, f.Switch, last.Parent, last.Switch)
+			if f.Parent <= last.Parent {
+				return fail(n, "timeline %s does not follow timeline %s", f.Parent, last.Parent)
 			}
 		}
 		h.Forks = append(h.Forks, f)
-	}
-	if err := sc.Err(); err != nil {
-		return History{}, fmt.Errorf("parse %s: %w", HistoryName(t), err)
 	}
 	if t == 1 && len(h.Forks) > 0 {
 		return History{}, errors.New("parse 00000001.history: timeline 1 has no ancestor")
@@ -85,12 +94,15 @@ func ParseHistory(t Timeline, content []byte) (History, error) {
 	return h, nil
 }
 
+// blanks is what C's isspace accepts, and so readTimeLineHistory.
+const blanks = " \t\r\n\v\f"
+
 func cutBlank(s string) (before, after string, ok bool) {
-	i := strings.IndexAny(s, " \t")
+	i := strings.IndexAny(s, blanks)
 	if i < 0 {
 		return s, "", false
 	}
-	return s[:i], strings.TrimLeft(s[i:], " \t"), true
+	return s[:i], strings.TrimLeft(s[i:], blanks), true
 }
 
 // FirstTimeline is the history of timeline 1, which no file describes.
@@ -118,25 +130,33 @@ func (h History) Begin(t Timeline) (LSN, bool) {
 	return begin, t == h.Timeline
 }
 
-// End gives the switch point at which t was left, and whether there is one:
-// h's own timeline, and one that h does not know, have none.
+// End gives the point from which on t's WAL is not part of h, and whether there
+// is one: h's own timeline, and one that h does not know, have none. That is the
+// earliest switch point of t's own fork and the later ones, see [Fork].
 func (h History) End(t Timeline) (LSN, bool) {
+	end, found := MaxLSN, false
 	for _, f := range h.Forks {
 		if f.Parent == t {
-			return f.Switch, true
+			found = true
+		}
+		if found {
+			end = min(end, f.Switch)
 		}
 	}
-	return 0, false
+	if !found {
+		return 0, false
+	}
+	return end, true
 }
 
 // TimelineAt gives the timeline on which the byte at l lies.
 func (h History) TimelineAt(l LSN) Timeline {
-	for _, f := range h.Forks {
-		if l < f.Switch {
-			return f.Parent
+	for _, s := range slices.Backward(h.spans()) {
+		if s.begin <= l && l < s.end {
+			return s.tli
 		}
 	}
-	return h.Timeline
+	return h.Timeline // only MaxLSN, which no byte has
 }
 
 // Contains reports whether p lies on the history: p's timeline is part of it
@@ -177,7 +197,11 @@ func (h History) Common(o History) Pos {
 		if hs[i].tli != os[i].tli || hs[i].begin != os[i].begin {
 			break
 		}
-		common = Pos{Timeline: hs[i].tli, LSN: min(hs[i].end, os[i].end)}
+		end := min(hs[i].end, os[i].end)
+		if end < hs[i].begin {
+			break // one of them passed this timeline over
+		}
+		common = Pos{Timeline: hs[i].tli, LSN: end}
 	}
 	return common
 }
@@ -185,17 +209,23 @@ func (h History) Common(o History) Pos {
 // MaxLSN stands for "no end": no real position reaches it.
 const MaxLSN LSN = 1<<64 - 1
 
+// span is one timeline's part of a history; end < begin where recovery passed
+// the timeline over, see [Fork].
 type span struct {
 	tli        Timeline
 	begin, end LSN
 }
 
 func (h History) spans() []span {
-	var out []span
+	out := make([]span, 0, len(h.Forks)+1)
 	begin := LSN(0)
 	for _, f := range h.Forks {
 		out = append(out, span{f.Parent, begin, f.Switch})
 		begin = f.Switch
 	}
-	return append(out, span{h.Timeline, begin, MaxLSN})
+	out = append(out, span{h.Timeline, begin, MaxLSN})
+	for i := len(out) - 2; i >= 0; i-- {
+		out[i].end = min(out[i].end, out[i+1].end)
+	}
+	return out
 }

@@ -62,8 +62,13 @@ func (id SystemID) IsZero() bool { return id == 0 }
 // numbers would round the identifier, so it travels as text.
 func (id SystemID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
 
-// UnmarshalText implements encoding.TextUnmarshaler.
+// UnmarshalText implements encoding.TextUnmarshaler. Unlike [ParseSystemID] it
+// takes "0", which is how an unknown identifier was marshalled.
 func (id *SystemID) UnmarshalText(b []byte) error {
+	if string(b) == "0" {
+		*id = 0
+		return nil
+	}
 	v, err := ParseSystemID(string(b))
 	if err != nil {
 		return err
@@ -72,8 +77,8 @@ func (id *SystemID) UnmarshalText(b []byte) error {
 	return nil
 }
 
-func isHex(s string, min, max int) bool {
-	if len(s) < min || len(s) > max {
+func isHex(s string, shortest, longest int) bool {
+	if len(s) < shortest || len(s) > longest {
 		return false
 	}
 	for i := range len(s) {

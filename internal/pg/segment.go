@@ -6,7 +6,8 @@ import (
 )
 
 // SegmentSize is the size of a cluster's WAL segment files in bytes: a power
-// of two from 1 MiB to 1 GiB, fixed by initdb --wal-segsize.
+// of two from 1 MiB to 1 GiB, fixed by initdb --wal-segsize. Whoever makes one
+// from outside bytes checks it with Valid; the arithmetic below relies on that.
 type SegmentSize uint32
 
 // DefaultSegmentSize is what initdb chooses when not told otherwise.
@@ -35,6 +36,9 @@ func (s SegmentSize) SegmentBefore(l LSN) SegmentNumber {
 	}
 	return SegmentNumber((uint64(l) - 1) / uint64(s))
 }
+
+// Offset gives the position of the byte at l within its segment.
+func (s SegmentSize) Offset(l LSN) uint32 { return uint32(uint64(l) % uint64(s)) }
 
 // Start gives the LSN of the first byte of segment n.
 func (s SegmentSize) Start(n SegmentNumber) LSN { return LSN(uint64(n) * uint64(s)) }
