@@ -1,0 +1,167 @@
+package wal
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/pgtender/pgtender/internal/pg"
+)
+
+// XLOG page headers (access/xlog_internal.h, XLogPageHeaderData and
+// XLogLongPageHeaderData) and the fixed part of records (access/xlogrecord.h).
+const (
+	shortHeaderLen  = 24
+	longHeaderLen   = 40
+	recordHeaderLen = 24
+	crcOffset       = 20
+
+	pageFirstIsContRecord     = 0x0001
+	pageLongHeader            = 0x0002
+	pageFirstIsOverwriteContr = 0x0008
+	pageAllFlags              = 0x000F
+
+	// maxRecordLen is PostgreSQL's allocation limit (MaxAllocSize), which no
+	// reader of any major exceeds; 16 and later stop at 1020 MiB already.
+	maxRecordLen = 0x3fffffff
+
+	// maxHeadersLen bounds the header, the block headers and the main data
+	// header of one record: 33 block references of at most 27 bytes, replication
+	// origin, top-level transaction and main data (access/xlogrecord.h).
+	maxHeadersLen = 1024
+)
+
+// MinMajor and MaxMajor are the PostgreSQL majors whose WAL is understood.
+const (
+	MinMajor = 13
+	MaxMajor = 18
+)
+
+// magics are the values of XLOG_PAGE_MAGIC (access/xlog_internal.h).
+var magics = map[uint16]int{0xD106: 13, 0xD10D: 14, 0xD110: 15, 0xD113: 16, 0xD116: 17, 0xD118: 18}
+
+var le = binary.LittleEndian
+
+type pageHeader struct {
+	magic     uint16
+	flags     uint16
+	timeline  pg.Timeline
+	address   pg.LSN
+	remaining uint32
+}
+
+// parsePageHeader reads the short form; b holds at least shortHeaderLen bytes.
+func parsePageHeader(b []byte) pageHeader {
+	return pageHeader{
+		magic:     le.Uint16(b),
+		flags:     le.Uint16(b[2:]),
+		timeline:  pg.Timeline(le.Uint32(b[4:])),
+		address:   pg.LSN(le.Uint64(b[8:])),
+		remaining: le.Uint32(b[16:]),
+	}
+}
+
+func (h pageHeader) len() int {
+	if h.flags&pageLongHeader != 0 {
+		return longHeaderLen
+	}
+	return shortHeaderLen
+}
+
+// geometry is what the first page of a segment says about its cluster.
+type geometry struct {
+	major    int
+	magic    uint16
+	systemID pg.SystemID
+	segment  pg.SegmentSize
+	block    int // XLOG_BLCKSZ, bytes per page
+}
+
+// parseGeometry reads the long header at the start of a segment.
+func parseGeometry(b []byte) (geometry, pageHeader, error) {
+	h := parsePageHeader(b)
+	bad := func(format string, args ...any) (geometry, pageHeader, error) {
+		return geometry{}, h, &CorruptError{At: h.address, What: "segment", Why: fmt.Sprintf(format, args...)}
+	}
+	major, ok := magics[h.magic]
+	if !ok {
+		return bad("page magic %04X belongs to no PostgreSQL from %d to %d", h.magic, MinMajor, MaxMajor)
+	}
+	if h.flags&pageLongHeader == 0 || h.flags&^uint16(pageAllFlags) != 0 {
+		return bad("first page has flags %04X, not those of a segment's start", h.flags)
+	}
+	g := geometry{
+		major: major, magic: h.magic,
+		systemID: pg.SystemID(le.Uint64(b[24:])),
+		segment:  pg.SegmentSize(le.Uint32(b[32:])),
+	}
+	block := le.Uint32(b[36:])
+	if !g.segment.Valid() {
+		return bad("segment size %d in the page header is invalid", g.segment)
+	}
+	if block < 1024 || block > 64<<10 || block&(block-1) != 0 {
+		return bad("WAL block size %d in the page header is invalid", block)
+	}
+	g.block = int(block)
+	if uint64(h.address)%uint64(g.segment) != 0 {
+		return bad("page address is not the start of a segment of %d bytes", g.segment)
+	}
+	return g, h, nil
+}
+
+// check judges the header of the page that should lie at the given address.
+// It returns "" if all is well. page is the whole page.
+func (g *geometry) check(h pageHeader, page []byte, at pg.LSN) string {
+	switch {
+	case h.magic != g.magic:
+		return fmt.Sprintf("page magic is %04X, not %04X (PostgreSQL %d)", h.magic, g.magic, g.major)
+	case h.address != at:
+		return fmt.Sprintf("page address is %s", h.address)
+	case h.flags&^uint16(pageAllFlags) != 0:
+		return fmt.Sprintf("unknown page flags %04X", h.flags)
+	case h.timeline == 0:
+		return "page has timeline 0"
+	}
+	first := uint64(at)%uint64(g.segment) == 0
+	if first != (h.flags&pageLongHeader != 0) {
+		return fmt.Sprintf("page flags %04X, but the long header belongs on a segment's first page only", h.flags)
+	}
+	if !first {
+		return ""
+	}
+	if id := pg.SystemID(le.Uint64(page[24:])); id != g.systemID {
+		return fmt.Sprintf("system identifier is %s, not %s", id, g.systemID)
+	}
+	if size := le.Uint32(page[32:]); size != uint32(g.segment) {
+		return fmt.Sprintf("segment size is %d, not %d", size, g.segment)
+	}
+	if block := le.Uint32(page[36:]); block != uint32(g.block) {
+		return fmt.Sprintf("WAL block size is %d, not %d", block, g.block)
+	}
+	return ""
+}
+
+// stale reports whether the page is a left-over of a recycled segment: a page of
+// the same place in an older segment.
+func (g *geometry) stale(page []byte, at pg.LSN) bool {
+	h := parsePageHeader(page)
+	return h.magic == g.magic && h.flags&^uint16(pageAllFlags) == 0 && h.timeline != 0 &&
+		h.address < at && (uint64(at)-uint64(h.address))%uint64(g.segment) == 0
+}
+
+// align8 rounds up to MAXALIGN, the alignment of records.
+func align8(n uint32) uint32 { return (n + 7) &^ 7 }
+
+func allZero(b []byte) bool {
+	for len(b) >= 8 {
+		if le.Uint64(b) != 0 {
+			return false
+		}
+		b = b[8:]
+	}
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
+}

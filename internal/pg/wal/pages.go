@@ -1,0 +1,82 @@
+package wal
+
+import (
+	"errors"
+	"io"
+
+	"github.com/pgtender/pgtender/internal/pg"
+)
+
+// memory is a segment in memory. Its pages are not copied.
+type memory struct {
+	data  []byte
+	start pg.LSN
+	block int
+}
+
+func (m *memory) first() ([]byte, error) { return m.data[:longHeaderLen], nil }
+
+func (m *memory) set(start pg.LSN, _, block int) { m.start, m.block = start, block }
+
+func (m *memory) page(at pg.LSN) ([]byte, error) {
+	off := uint64(at - m.start)
+	if off >= uint64(len(m.data)) {
+		return nil, errEnd
+	}
+	return m.data[off : off+uint64(m.block)], nil
+}
+
+// windowLen is how much a window reads at once.
+const windowLen = 256 << 10
+
+// window is a segment read through an io.ReaderAt, a piece at a time.
+type window struct {
+	r     io.ReaderAt
+	start pg.LSN
+	size  int // of the segment
+	block int
+	buf   []byte // the bytes from off on
+	off   int
+}
+
+func (w *window) first() ([]byte, error) {
+	b := make([]byte, longHeaderLen)
+	return b, w.read(b, 0)
+}
+
+func (w *window) set(start pg.LSN, size, block int) {
+	w.start, w.size, w.block = start, size, block
+	w.buf, w.off = w.buf[:0], 0
+}
+
+func (w *window) page(at pg.LSN) ([]byte, error) {
+	off := uint64(at - w.start)
+	if off >= uint64(w.size) {
+		return nil, errEnd
+	}
+	i := int(off)
+	if i < w.off || i+w.block > w.off+len(w.buf) {
+		if cap(w.buf) == 0 {
+			w.buf = make([]byte, windowLen)
+		}
+		w.buf, w.off = w.buf[:min(windowLen, w.size-i)], i
+		if err := w.read(w.buf, int64(i)); err != nil {
+			w.buf = w.buf[:0]
+			return nil, err
+		}
+	}
+	i -= w.off
+	return w.buf[i : i+w.block], nil
+}
+
+// read fills b, and tells a short file from one that has been read to its end.
+func (w *window) read(b []byte, off int64) error {
+	n, err := w.r.ReadAt(b, off)
+	if n == len(b) {
+		return nil
+	}
+	if err == nil || errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
