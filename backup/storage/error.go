@@ -66,13 +66,3 @@ func ContextError(ctx context.Context) error {
 	}
 	return err
 }
-
-// NotAbsence is for implementations. It keeps an error that is not about an
-// object from matching ErrNotExist: a missing credentials file or mount point
-// below some library call must never be read as "the object is not there".
-func NotAbsence(err error) error {
-	if errors.Is(err, ErrNotExist) {
-		return errors.New(err.Error())
-	}
-	return err
-}

@@ -40,22 +40,18 @@ func (s *Store) String() string { return "memory" }
 
 // Put reads src whole before it stores anything.
 func (s *Store) Put(ctx context.Context, key string, src io.ReaderAt, size int64, opts storage.PutOptions) error {
-	if err := check(ctx, "put", key); err != nil {
+	if err := storage.CheckPut(ctx, key, size); err != nil {
 		return err
 	}
-	if size < 0 {
-		return fmt.Errorf("put %s: negative size %d", key, size)
-	}
 	var buf bytes.Buffer
-	if _, err := io.Copy(&buf, contextReader{ctx, io.NewSectionReader(src, 0, size)}); err != nil {
-		return fmt.Errorf("put %s: read source: %w", key, storage.NotAbsence(err))
-	}
-	if int64(buf.Len()) != size {
-		return fmt.Errorf("put %s: source ended after %d of %d bytes: %w", key, buf.Len(), size, io.ErrUnexpectedEOF)
+	buf.Grow(int(min(size, 64<<20)))
+	n, err := io.Copy(&buf, contextReader{ctx, io.NewSectionReader(src, 0, size)})
+	if err != nil || n != size {
+		return storage.SourceError(key, n, size, err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := check(ctx, "put", key); err != nil {
+	if err := storage.CheckCall(ctx, "put", key); err != nil {
 		return err
 	}
 	if err := s.insert(key, opts); err != nil {
@@ -91,7 +87,7 @@ func (s *Store) insert(key string, opts storage.PutOptions) error {
 
 // Get gives a reader of the object as it is now.
 func (s *Store) Get(ctx context.Context, key string, off, n int64) (io.ReadCloser, error) {
-	if err := check(ctx, "get", key); err != nil {
+	if err := storage.CheckGet(ctx, key, off); err != nil {
 		return nil, err
 	}
 	s.mu.RLock()
@@ -102,8 +98,6 @@ func (s *Store) Get(ctx context.Context, key string, off, n int64) (io.ReadClose
 	}
 	size := int64(len(o.data))
 	switch {
-	case off < 0:
-		return nil, fmt.Errorf("get %s: negative offset %d", key, off)
 	case off > size || n > size-off:
 		return nil, fmt.Errorf("get %s: %w: %d bytes from %d of %d", key, storage.ErrShort, n, off, size)
 	case n < 0:
@@ -146,7 +140,7 @@ func (s *Store) List(ctx context.Context, prefix, after string) iter.Seq2[storag
 
 // Delete forgets the object.
 func (s *Store) Delete(ctx context.Context, key string) error {
-	if err := check(ctx, "delete", key); err != nil {
+	if err := storage.CheckCall(ctx, "delete", key); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -154,17 +148,6 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 	if at, ok := slices.BinarySearch(s.keys, key); ok {
 		s.keys = slices.Delete(s.keys, at, at+1)
 		delete(s.objects, key)
-	}
-	return nil
-}
-
-// check refuses what every call refuses.
-func check(ctx context.Context, op, key string) error {
-	if err := storage.ValidKey(key); err != nil {
-		return err
-	}
-	if err := storage.ContextError(ctx); err != nil {
-		return fmt.Errorf("%s %s: %w", op, key, err)
 	}
 	return nil
 }

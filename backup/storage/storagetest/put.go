@@ -133,8 +133,8 @@ func race(t *testing.T, s storage.Store, key string, writers, size int) {
 func shortSource(t *testing.T, s storage.Store) {
 	for _, have := range []int{0, 10, medium} {
 		src := bytes.NewReader(random(5, have))
-		if err := s.Put(t.Context(), "short", src, int64(have)+1, storage.PutOptions{}); err == nil {
-			t.Fatalf("put of %d bytes from a source of %d succeeded", have+1, have)
+		if err := s.Put(t.Context(), "short", src, int64(have)+1, storage.PutOptions{}); err == nil || storage.Retryable(err) {
+			t.Fatalf("put of %d bytes from a source of %d: %v, want a permanent error", have+1, have, err)
 		}
 		wantAbsent(t, s, "short")
 	}
@@ -153,8 +153,8 @@ func failingSource(t *testing.T, s storage.Store) {
 			return len(p), nil
 		})
 		err := s.Put(t.Context(), "broken", src, size, storage.PutOptions{})
-		if err == nil {
-			t.Fatal("put succeeded although its source failed")
+		if err == nil || storage.Retryable(err) {
+			t.Fatalf("put from a source that fails: %v, want a permanent error", err)
 		}
 		if errors.Is(err, storage.ErrNotExist) {
 			t.Errorf("the source's own absence looks like the object's: %v", err)
