@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -42,8 +43,14 @@ func (d FS) fault(step, path string) error {
 	return nil
 }
 
-// tempPattern names temporary files: hidden, and known to be ours by their end.
-const tempPattern = ".*.pgtender-tmp"
+// tempSuffix ends the names of temporary files.
+const tempSuffix = ".pgtender-tmp"
+
+// IsTemp reports whether a file of this base name is a temporary file of this
+// package, which a killed process can leave behind; nothing else is named so.
+func IsTemp(base string) bool {
+	return base != "" && base[0] == '.' && strings.HasSuffix(base, tempSuffix)
+}
 
 // WriteFile makes data the content of the file name, with exactly this mode (no
 // umask), replacing what was there.
@@ -68,7 +75,7 @@ func (d FS) writeFrom(name string, r io.Reader, mode fs.FileMode) error {
 	if err := d.fault("create", name); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, "."+base+tempPattern)
+	f, err := os.CreateTemp(dir, "."+base+".*"+tempSuffix)
 	if err != nil {
 		return err
 	}

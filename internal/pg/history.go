@@ -199,7 +199,7 @@ func (h History) Common(o History) Pos {
 		}
 		end := min(hs[i].end, os[i].end)
 		if end < hs[i].begin {
-			break // one of them passed this timeline over
+			continue // one of them passed this timeline over
 		}
 		common = Pos{Timeline: hs[i].tli, LSN: end}
 	}

@@ -13,7 +13,7 @@ import (
 )
 
 // Running reports whether a server, or what is left of one, works in the data
-// directory, and gives the id of one of its processes. It is for refusing to
+// directory, and gives its process id or that of one of its children. It is for refusing to
 // touch the directory, so where it cannot tell it says yes, or gives an error.
 //
 // It does not trust postmaster.pid alone: the file outlives a crash, and its
@@ -30,33 +30,39 @@ func Running(dataDir string) (bool, int, error) {
 	if err != nil {
 		return false, 0, fmt.Errorf("look for a server: %w", err)
 	}
-	pid, err := serverIn(dir)
-	if err != nil || pid != 0 {
-		return pid != 0, pid, err
+	pid, err := pidFileOwner(dataDir, dir)
+	if err == nil && pid != 0 {
+		return true, pid, nil
 	}
+	left, scanErr := serverIn(dir)
+	if left != 0 {
+		return true, left, nil
+	}
+	return false, 0, errors.Join(err, scanErr)
+}
+
+// pidFileOwner gives the process that wrote postmaster.pid if it still runs.
+func pidFileOwner(dataDir string, dir fs.FileInfo) (int, error) {
 	name := filepath.Join(dataDir, "postmaster.pid")
-	content, err := os.ReadFile(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, 0, nil
-	}
-	if err != nil {
-		return false, 0, fmt.Errorf("look for a server: %w", err)
-	}
 	info, err := os.Stat(name)
+	var content []byte
+	if err == nil {
+		content, err = os.ReadFile(name)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, 0, nil
+		return 0, nil
 	}
 	if err != nil {
-		return false, 0, fmt.Errorf("look for a server: %w", err)
+		return 0, fmt.Errorf("look for a server: %w", err)
 	}
 	p, err := ParsePostmaster(content)
 	if err != nil {
-		return false, 0, fmt.Errorf("%s: %w (hint: remove the file if no server runs in the directory)", name, err)
+		return 0, fmt.Errorf("%s: %w (hint: remove the file if no server runs in the directory)", name, err)
 	}
 	if !observe(p.PID, dir).owns(info.ModTime(), bootTime()) {
-		return false, 0, nil
+		return 0, nil
 	}
-	return true, p.PID, nil
+	return p.PID, nil
 }
 
 // process is what can be seen of a process from outside.
