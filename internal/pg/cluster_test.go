@@ -458,7 +458,7 @@ func TestRecoveryBeforeAnOlderForkWritesADescendingHistory(t *testing.T) {
 	c.Exec(t, "SELECT pg_create_restore_point('early')", "CREATE TABLE t AS SELECT generate_series(1, 100000)", "SELECT pg_create_restore_point('late')")
 	c.Stop(t, pgtest.Fast) // archives the rest
 
-	recover := func(dir string, settings map[string]string) string {
+	promote := func(dir string, settings map[string]string) string {
 		t.Helper()
 		if err := os.WriteFile(filepath.Join(dir, "recovery.signal"), nil, 0o600); err != nil {
 			t.Fatal(err)
@@ -481,8 +481,8 @@ func TestRecoveryBeforeAnOlderForkWritesADescendingHistory(t *testing.T) {
 		}
 		return string(content)
 	}
-	h2 := parseHistory(t, 2, recover(first, map[string]string{"recovery_target_name": "late"}))
-	h3 := parseHistory(t, 3, recover(second, map[string]string{"recovery_target_name": "early", "recovery_target_timeline": "2"}))
+	h2 := parseHistory(t, 2, promote(first, map[string]string{"recovery_target_name": "late"}))
+	h3 := parseHistory(t, 3, promote(second, map[string]string{"recovery_target_name": "early", "recovery_target_timeline": "2"}))
 	if len(h3.Forks) != 2 || h3.Forks[1].Switch >= h3.Forks[0].Switch {
 		t.Fatalf("the case is to descend: %+v", h3)
 	}

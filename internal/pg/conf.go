@@ -12,9 +12,8 @@ type Setting struct {
 	Value string // unquoted
 }
 
-// RecoveryTargets are the settings that say where recovery stops. A server
-// refuses to start with two of the first five in force, so a restore takes all
-// older ones out of force.
+// A server refuses to start with two of the first five in force
+// (assign_recovery_target and its kin), so a restore takes older ones out.
 var recoveryTargets = []string{
 	"recovery_target", "recovery_target_lsn", "recovery_target_name", "recovery_target_time", "recovery_target_xid",
 	"recovery_target_action", "recovery_target_inclusive", "recovery_target_timeline",

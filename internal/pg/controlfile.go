@@ -23,9 +23,9 @@ const (
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // ParseControl parses the content of pg_control, 512 to 8192 bytes of it, as
-// PostgreSQL 13 to 18 write it on little-endian 64-bit machines. The checksum
-// is checked first after the version, which says where it lies; if it is wrong,
-// the error is [ErrControlChecksum].
+// PostgreSQL 13 to 18 write it on little-endian 64-bit machines. The version,
+// which says where the checksum lies, is looked at first, then the checksum; if
+// that is wrong, the error is [ErrControlChecksum].
 func ParseControl(raw []byte) (Control, error) {
 	c, err := parseControl(raw)
 	if err != nil {

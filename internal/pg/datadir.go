@@ -79,15 +79,15 @@ func readLink(name string) (string, error) {
 }
 
 func (d *DataDir) checkLocations() error {
-	type place struct{ what, real string }
-	real, err := filepath.EvalSymlinks(d.Root)
+	type place struct{ what, path string }
+	root, err := filepath.EvalSymlinks(d.Root)
 	if err != nil {
 		return fmt.Errorf("open data directory: %w", err)
 	}
-	places := []place{{"the data directory", real}}
+	places := []place{{"the data directory", root}}
 	for _, s := range d.Tablespaces {
 		link := filepath.Join(d.Root, "pg_tblspc", fmt.Sprint(s.OID))
-		real, err := filepath.EvalSymlinks(link)
+		location, err := filepath.EvalSymlinks(link)
 		if err != nil {
 			if _, gone := os.Lstat(link); errors.Is(gone, fs.ErrNotExist) {
 				continue // dropped meanwhile; the walk will not see it either
@@ -96,11 +96,11 @@ func (d *DataDir) checkLocations() error {
 		}
 		// Only this directory is the cluster's: a location that holds the data
 		// directory beside it does no harm.
-		mine := place{fmt.Sprintf("tablespace %d", s.OID), filepath.Join(real, d.Layout.VersionDir)}
+		mine := place{fmt.Sprintf("tablespace %d", s.OID), filepath.Join(location, d.Layout.VersionDir)}
 		for _, p := range places {
-			if within(p.real, mine.real) || within(mine.real, p.real) {
+			if within(p.path, mine.path) || within(mine.path, p.path) {
 				return fmt.Errorf("%s (%s) and %s (%s) lie one inside the other, so files would be copied twice (hint: move the tablespace elsewhere)",
-					mine.what, mine.real, p.what, p.real)
+					mine.what, mine.path, p.what, p.path)
 			}
 		}
 		places = append(places, mine)

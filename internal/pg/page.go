@@ -130,8 +130,8 @@ func (b BadPage) String() string {
 
 // PageVerifier checks pages as a server does when it reads them (PageIsVerified,
 // bufpage.c): the checksum if the cluster has them, the header, and that a new
-// page is empty. Relation files of every fork consist of such pages. The zero
-// value checks nothing; take one from [Control.PageVerifier].
+// page is empty. Relation files of every fork consist of such pages. Take one
+// from [Control.PageVerifier]; to the zero value every page is FaultShort.
 type PageVerifier struct {
 	PageSize  int // bytes, a multiple of 128
 	Checksums bool
@@ -152,11 +152,8 @@ const verifyBatch = 8
 // believing it. Bytes after the last whole page are one FaultShort.
 func (v PageVerifier) Verify(buf []byte, first uint32) []BadPage {
 	var bad []BadPage
-	if v.PageSize < pageHeaderSize {
-		return nil
-	}
 	var sums [verifyBatch]uint32
-	for len(buf) >= v.PageSize {
+	for v.PageSize >= pageHeaderSize && len(buf) >= v.PageSize {
 		n := min(len(buf)/v.PageSize, verifyBatch)
 		if v.Checksums {
 			pageSums(sums[:n], buf[:n*v.PageSize], v.PageSize)

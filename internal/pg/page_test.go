@@ -112,6 +112,11 @@ func TestVerifyFindsBadPages(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a verifier that knows no page size finds nothing sound", func(t *testing.T) {
+		if bad := (pg.PageVerifier{}).Verify(make([]byte, size), 0); len(bad) != 1 || bad[0].Fault != pg.FaultShort {
+			t.Errorf("got %v", bad)
+		}
+	})
 	t.Run("half a page at the end", func(t *testing.T) {
 		buf := make([]byte, size+100)
 		got := pg.PageVerifier{PageSize: size}.Verify(buf, 5)
