@@ -1,0 +1,19 @@
+// Package archive moves WAL into the repository and out of it: push, get,
+// backfill after a failover, and the judgement what the archive covers of a
+// history.
+//
+// Each segment is stored once, under the incarnation of its timeline, created
+// only if absent. Equal content is success without an upload. Different
+// content is stored beside what is there if the pusher is proved to be the
+// leader, and goes to quarantine otherwise; either raises an alarm that stays
+// until it is acknowledged.
+//
+// Which WAL belongs to a history is decided by readers: what an old leader
+// pushed past a fork lies under normal names and is an orphan for every history
+// that left earlier. So [Get] serves a segment only along a lineage, verified
+// before it is handed over, and [Coverage] follows one.
+//
+// The package knows no DCS. Who is leader, and whose the repository is, comes
+// in through functions of the options; they are asked only where the answer
+// matters, and their failure never stops archiving.
+package archive

@@ -1,0 +1,150 @@
+package archive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/internal/pg"
+)
+
+// LineageOptions say whose history counts. The first source that knows wins:
+// Timeline, Leader, the repository.
+type LineageOptions struct {
+	// Timeline is a timeline chosen by the caller; 0 means none.
+	Timeline pg.Timeline
+	// Leader gives the history of the current leader by a fresh look, or the
+	// zero History if nobody leads. An error means that it cannot be known
+	// now. nil: there is nobody to ask.
+	Leader func(context.Context) (pg.History, error)
+}
+
+// Lineage is the history to follow, and who said so.
+type Lineage struct {
+	pg.History
+	Source string // "--timeline", "leader" or "repository", for messages
+}
+
+// AmbiguousError says that the repository alone cannot tell which history is
+// the surviving one.
+type AmbiguousError struct{ Candidates []repo.Incarnation }
+
+func (e *AmbiguousError) Error() string {
+	return fmt.Sprintf("the repository holds %d timelines of which none descends from the others: %v", len(e.Candidates), e.Candidates)
+}
+
+// Hint says what to do about it.
+func (e *AmbiguousError) Hint() string {
+	return "name the timeline to follow with --timeline, or make the DCS reachable so that the leader's history decides"
+}
+
+// ResolveLineage finds the history to follow.
+func ResolveLineage(ctx context.Context, r *repo.Repo, opts LineageOptions) (Lineage, error) {
+	if opts.Timeline == 0 && opts.Leader != nil {
+		h, err := opts.Leader(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return Lineage{}, context.Cause(ctx)
+		case err == nil && h.Timeline != 0:
+			return Lineage{h, "leader"}, nil
+		}
+		// Not known now: the archived histories decide.
+	}
+	histories, err := archivedHistories(ctx, r)
+	if err != nil {
+		return Lineage{}, err
+	}
+	source := "repository"
+	if opts.Timeline != 0 {
+		source = "--timeline"
+	}
+	h, err := chooseLineage(opts.Timeline, histories)
+	return Lineage{h, source}, err
+}
+
+// archivedHistories reads every archived history, and adds timeline 1, which
+// has no file.
+func archivedHistories(ctx context.Context, r *repo.Repo) ([]pg.History, error) {
+	incarnations, err := r.Histories(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list archived timeline histories: %w", err)
+	}
+	out := []pg.History{pg.FirstTimeline()}
+	for _, i := range incarnations {
+		h, _, err := r.History(ctx, i)
+		if err != nil {
+			return nil, fmt.Errorf("read archived history of timeline %s: %w", i, err)
+		}
+		out = append(out, h)
+	}
+	return out, nil
+}
+
+// chooseLineage decides among the archived histories: the one of the timeline
+// asked for, or, with none asked for, the one that descends from all others.
+// Where two branches both have no descendant the repository cannot know which
+// survived.
+func chooseLineage(asked pg.Timeline, histories []pg.History) (pg.History, error) {
+	if asked != 0 {
+		var found []pg.History
+		for _, h := range histories {
+			if h.Timeline == asked {
+				found = append(found, h)
+			}
+		}
+		switch len(found) {
+		case 0:
+			return pg.History{}, fmt.Errorf("timeline %s: %w", asked, ErrNoHistory)
+		case 1:
+			return found[0], nil
+		}
+		return pg.History{}, &AmbiguousError{incarnations(found)}
+	}
+	tips := slices.DeleteFunc(slices.Clone(histories), func(h pg.History) bool {
+		return slices.ContainsFunc(histories, func(o pg.History) bool { return descends(o, h) })
+	})
+	if len(tips) != 1 {
+		return pg.History{}, &AmbiguousError{incarnations(tips)}
+	}
+	return tips[0], nil
+}
+
+// ErrNoHistory means that a timeline's history file is not archived.
+var ErrNoHistory = errors.New("its history is not in the repository")
+
+// descends reports whether o is a later timeline of the same line as h.
+func descends(o, h pg.History) bool {
+	own, ok := Ancestor(o, h.Timeline)
+	return ok && o.Timeline != h.Timeline && own.Equal(h)
+}
+
+func incarnations(histories []pg.History) []repo.Incarnation {
+	out := make([]repo.Incarnation, len(histories))
+	for i, h := range histories {
+		out[i] = repo.IncarnationOf(h)
+	}
+	return out
+}
+
+// Serves reports whether a reader that follows h may have segment g: g's
+// timeline is part of h, and h had not left it before g's end. The segment
+// with a switch point comes from the new timeline.
+func Serves(h pg.History, size pg.SegmentSize, g pg.Segment) bool {
+	if _, ok := h.Begin(g.Timeline); !ok {
+		return false
+	}
+	end, left := h.End(g.Timeline)
+	return !left || g.Number < size.SegmentOf(end)
+}
+
+// ServesHistory reports whether a reader that follows h may have the history
+// file of o: o is h, an ancestor of h, or a descendant.
+//
+// A descendant is served because h may be a moment old: the leader that just
+// promoted archives its history before it writes to the DCS.
+func ServesHistory(h, o pg.History) bool {
+	own, ok := Ancestor(h, o.Timeline)
+	return ok && own.Equal(o) || descends(o, h)
+}
