@@ -100,6 +100,39 @@ func (c *Cluster) checkEnter() error {
 	return nil
 }
 
+// Folder makes a folder below Dir that belongs to the servers' user: for a
+// repository, a configuration.
+func (c *Cluster) Folder(name string) (string, error) {
+	dir := filepath.Join(c.Dir, name)
+	return dir, c.ownDir(dir)
+}
+
+// WriteFile writes a file that belongs to the servers' user, readable by it
+// alone, whatever the umask.
+func (c *Cluster) WriteFile(path string, content []byte) error {
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		return err
+	}
+	return c.own(path)
+}
+
+// Command prepares a program to run as the servers' user, as cron on a node
+// would: in Dir, with next to nothing in its environment.
+func (c *Cluster) Command(ctx context.Context, program string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Dir = c.Dir
+	cmd.Env = []string{"HOME=" + c.Dir, "LANG=C.UTF-8", "PATH=" + c.bin + ":/usr/local/bin:/usr/bin:/bin"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: c.account}
+	cmd.WaitDelay = 10 * time.Second
+	return cmd
+}
+
+// BinDir is PostgreSQL's bin_dir in patroni.yml.
+func (c *Cluster) BinDir() string { return c.bin }
+
+// Program gives the path of a client program of the distribution's PostgreSQL.
+func (c *Cluster) Program(name string) (string, error) { return c.programs.client(name) }
+
 // ownDir makes a folder that belongs to the servers' user.
 func (c *Cluster) ownDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {

@@ -3,7 +3,6 @@ package lab
 import (
 	"fmt"
 	"maps"
-	"os"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -95,7 +94,12 @@ func (n *Node) bootstrap() map[string]any {
 				"parameters": parameters,
 			},
 		},
-		"initdb": []any{"data-checksums", "no-sync", map[string]any{"encoding": "UTF8"}, map[string]any{"locale": "C"}},
+		// auth-host makes PostgreSQL 13, whose default is md5, hash the
+		// superuser's password as pg_hba asks for.
+		"initdb": []any{
+			"data-checksums", "no-sync", map[string]any{"encoding": "UTF8"}, map[string]any{"locale": "C"},
+			map[string]any{"auth-host": "scram-sha-256"}, map[string]any{"auth-local": "trust"},
+		},
 	}
 	if conf.Bootstrap != nil {
 		section["method"] = conf.Bootstrap.Name
@@ -135,9 +139,5 @@ func (n *Node) WriteConfig(change func(*NodeConfig)) error {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", n.ConfigFile, err)
 	}
-	// It holds passwords.
-	if err := os.WriteFile(n.ConfigFile, text, 0o600); err != nil {
-		return err
-	}
-	return n.cluster.own(n.ConfigFile)
+	return n.cluster.WriteFile(n.ConfigFile, text)
 }

@@ -161,8 +161,8 @@ func removeSegment(key, id int) {
 	}
 }
 
-// Wipe removes the data directory, with what its tablespace and pg_wal links
-// point to left alone. The node must not be running.
+// Wipe removes the data directory, but nothing that links in it lead to. The node
+// must not be running.
 func (n *Node) Wipe() error {
 	if n.process != nil && len(n.process.tree()) > 0 {
 		return fmt.Errorf("wipe %s: it is running", n.Name)

@@ -22,7 +22,7 @@ type Test struct {
 // Start runs a cluster until the end of the test. Without Options.Dir it lies in
 // a folder of its own, which is removed unless the test fails or
 // PGTENDER_LAB_KEEP is set. When the test fails, the ends of all logs are shown.
-// A missing program skips the test under -short and fails it otherwise.
+// Under -short the test is skipped; otherwise a missing program fails it.
 func Start(t testing.TB, o Options) *Test {
 	t.Helper()
 	l := Ready(t, o)
@@ -38,7 +38,7 @@ func Start(t testing.TB, o Options) *Test {
 func Ready(t testing.TB, o Options) *Test {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("runs real servers")
+		t.Skip("it runs real servers")
 	}
 	if o.Dir == "" {
 		o.Dir = tempDir(t)
@@ -148,6 +148,9 @@ func (l *Test) StartNode(n *Node) { l.t.Helper(); l.do(n.Start) }
 
 // StopNode is Node.Stop.
 func (l *Test) StopNode(n *Node) { l.t.Helper(); l.do(n.Stop) }
+
+// Expire is Node.Expire.
+func (l *Test) Expire(n *Node) { l.t.Helper(); l.do(n.Expire) }
 
 // Reinit is Node.Reinit.
 func (l *Test) Reinit(n *Node) { l.t.Helper(); l.do(n.Reinit) }
