@@ -123,8 +123,8 @@ func TestStore(t *testing.T) {
 					t.Fatal(err)
 				}
 			},
-			TTL:    2 * time.Second,
-			Expiry: 4 * time.Second, // as long as the TTL again, and a load
+			TTL:    4 * time.Second,
+			Expiry: 6 * time.Second, // as long as the TTL again, and a bit for a busy machine
 			Break:  15 * time.Second,
 		}
 	})

@@ -145,7 +145,7 @@ var holdTests = []test{
 		if err != nil {
 			f.Fatal(err)
 		}
-		for end := time.Now().Add(2 * (f.TTL + f.Expiry)); time.Now().Before(end); f.pause() {
+		for end := time.Now().Add(f.TTL + f.Expiry + f.TTL/3); time.Now().Before(end); f.pause() {
 			f.held(f.b, "lock", "node a")
 			if held.Err() != nil {
 				f.Fatalf("the lease was lost: %v", context.Cause(held))

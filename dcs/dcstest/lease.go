@@ -63,7 +63,7 @@ var leaseTests = []test{
 	}},
 	{"a renewed lease outlives its TTL", func(f *fixture) {
 		lease := f.acquire(f.a, "lock", "node a")
-		for end := time.Now().Add(2 * (f.TTL + f.Expiry)); time.Now().Before(end); {
+		for end := time.Now().Add(f.TTL + f.Expiry + f.TTL/3); time.Now().Before(end); {
 			if err := lease.Renew(f.ctx); err != nil {
 				f.Fatal(err)
 			}

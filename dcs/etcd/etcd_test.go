@@ -35,7 +35,7 @@ type server struct {
 func start(t testing.TB, ca *dcstest.CA) *server {
 	t.Helper()
 	s := &server{address: servertest.FreeAddress(t), scheme: "http"}
-	args := []string{"--name=test", "--data-dir=" + t.TempDir(), "--log-level=warn"}
+	args := []string{"--name=test", "--bcrypt-cost=4"} // the least: each stream authenticates
 	config := &tls.Config{}
 	if ca != nil {
 		s.scheme = "https"
@@ -49,29 +49,42 @@ func start(t testing.TB, ca *dcstest.CA) *server {
 		}
 	}
 	url, peer := s.scheme+"://"+s.address, "http://"+servertest.FreeAddress(t)
-	args = append(args, "--listen-client-urls="+url, "--advertise-client-urls="+url,
-		"--listen-peer-urls="+peer, "--initial-advertise-peer-urls="+peer, "--initial-cluster=test="+peer)
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
-	s.Process = servertest.Start(t, exec.Command(servertest.Binary(t, "etcd"), args...), func(ctx context.Context) error {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/health", nil)
-		if err != nil {
-			return err
-		}
-		resp, err := client.Do(req)
-		if err != nil {
-			return err
-		}
-		resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			return errors.New(resp.Status)
-		}
-		return nil
-	})
+	s.run(t, config, append(args, "--listen-client-urls="+url, "--advertise-client-urls="+url,
+		"--listen-peer-urls="+peer, "--initial-advertise-peer-urls="+peer, "--initial-cluster=test="+peer))
 	s.client = clientv3.Config{Endpoints: []string{url}, Logger: zap.NewNop(), DialTimeout: 10 * time.Second}
 	if ca != nil {
 		s.client.TLS = config
 	}
 	return s
+}
+
+// run starts the process and waits until it serves and has a leader.
+func (s *server) run(t testing.TB, config *tls.Config, args []string) {
+	t.Helper()
+	s.launch(t, args, func(ctx context.Context) error { return s.healthy(ctx, config) })
+}
+
+func (s *server) launch(t testing.TB, args []string, ready func(context.Context) error) {
+	t.Helper()
+	args = append(args, "--data-dir="+t.TempDir(), "--log-level=warn")
+	s.Process = servertest.Start(t, exec.Command(servertest.Binary(t, "etcd"), args...), ready)
+}
+
+func (s *server) healthy(ctx context.Context, config *tls.Config) error {
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.scheme+"://"+s.address+"/health", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(resp.Status)
+	}
+	return nil
 }
 
 // admin gives a client that goes around the store.
@@ -143,7 +156,7 @@ func (s *server) harness(t testing.TB) func(testing.TB) dcstest.Harness {
 					t.Fatal(err)
 				}
 			},
-			TTL:    2 * time.Second,
+			TTL:    5 * time.Second,
 			Expiry: 3 * time.Second, // etcd looks for expired leases twice a second
 			Break:  15 * time.Second,
 		}
