@@ -33,10 +33,14 @@ func compareForks(a, b RelationFork) int {
 
 func (r Relation) database() Database { return Database{r.Tablespace, r.Database} }
 
-// BlockMap is what a stretch of WAL changed: per relation fork the blocks, and
-// a limit, the lowest length in blocks to which the fork was cut (0 if it was
-// created or dropped), from which on every block counts as changed for ever;
-// and the databases that were created or dropped as a whole.
+// BlockMap is what a stretch of WAL changed: per relation fork a limit, the
+// lowest length in blocks to which the fork was cut (0 if it was created or
+// dropped), from which on every block counts as changed for ever, and the
+// blocks before it that were referenced; and the databases that were created or
+// dropped as a whole.
+//
+// A map is a plain set: neither the order of what is put into it nor the way in
+// which WAL was divided among maps that are merged shows in the result.
 //
 // The zero value is empty and ready. A map may be read by many goroutines at
 // once, but not while one changes it. Memory is at most 8 KiB for each 65,536
@@ -98,14 +102,13 @@ func (m *BlockMap) MarkWhole(db Database) {
 	m.whole[db] = struct{}{}
 }
 
-// Merge adds the changes of later WAL: its limits first, which make m's own
-// knowledge of blocks beyond them moot, then its blocks. newer stays as it is
-// and shares nothing with m afterwards.
-func (m *BlockMap) Merge(newer *BlockMap) {
-	for db := range newer.whole {
+// Merge adds the changes of other WAL, earlier or later. o stays as it is and
+// shares nothing with m afterwards.
+func (m *BlockMap) Merge(o *BlockMap) {
+	for db := range o.whole {
 		m.MarkWhole(db)
 	}
-	for key, from := range newer.forks {
+	for key, from := range o.forks {
 		m.fork(key.Relation, key.Fork).merge(from)
 	}
 }
@@ -169,8 +172,7 @@ func (c Changes) Changed(block uint32) bool {
 	return c.b != nil && (block >= c.b.limit || c.b.has(block))
 }
 
-// Count is the number of blocks referenced. Those that only the limit covers
-// are not among them.
+// Count is the number of blocks referenced before the limit.
 func (c Changes) Count() int {
 	if c.b == nil {
 		return 0
@@ -183,7 +185,7 @@ func (c Changes) Count() int {
 }
 
 // Blocks gives the blocks from low to before high that were referenced, in
-// order. Blocks at or past the limit count as changed even if they are not given.
+// order. Those from the limit on are not given, but count as changed, all of them.
 func (c Changes) Blocks(low, high uint32) iter.Seq[uint32] {
 	return func(yield func(uint32) bool) {
 		if c.b != nil {

@@ -24,7 +24,8 @@ import (
 // A key is (tablespace, database) or (tablespace, database, relation, fork). It is
 // written as its first part's gap to the key before it; only where that gap is 0
 // follows the next part as a gap, otherwise all further parts are absolute.
-// Limit is 0 for none, else the limit plus 1. A fork has a limit or a block.
+// Limit is 0 for none, else the limit plus 1. A fork has a limit or a block, and
+// no block from the limit on.
 const mapVersion = 1
 
 // Encode gives the map's canonical form: equal maps have equal encodings. It has
@@ -182,8 +183,8 @@ func (d *decoder) blocks() *blocks {
 	if d.ok() && b.empty() {
 		d.fail("fork has neither limit nor block")
 	}
-	if d.ok() && b.has(noBlock) {
-		d.fail("block %d does not exist", uint32(noBlock))
+	if n := len(b.chunks); d.ok() && n > 0 && b.chunks[n-1].last(uint32(b.chunks[n-1].index)<<16) >= b.limit {
+		d.fail("a block lies at or past the limit %d", b.limit)
 	}
 	return b
 }

@@ -33,7 +33,11 @@ func (b *blocks) find(index uint16) (int, bool) {
 	return slices.BinarySearchFunc(b.chunks, index, func(c chunk, i uint16) int { return cmp.Compare(c.index, i) })
 }
 
+// add ignores blocks from the limit on: they count as changed already.
 func (b *blocks) add(block uint32) {
+	if block >= b.limit {
+		return
+	}
 	index := uint16(block >> 16)
 	if b.last >= len(b.chunks) || b.chunks[b.last].index != index {
 		i, ok := b.find(index)
@@ -51,7 +55,10 @@ func (b *blocks) has(block uint32) bool {
 }
 
 func (b *blocks) truncate(length uint32) {
-	b.limit = min(b.limit, length)
+	if length >= b.limit {
+		return
+	}
+	b.limit = length
 	i, ok := b.find(uint16(length >> 16))
 	if ok {
 		b.chunks[i].truncate(uint16(length))
@@ -63,12 +70,11 @@ func (b *blocks) truncate(length uint32) {
 	b.chunks, b.last = b.chunks[:i], 0
 }
 
-func (b *blocks) merge(newer *blocks) {
-	if newer.limit != noBlock {
-		b.truncate(newer.limit)
-	}
-	for n := range newer.chunks {
-		from := &newer.chunks[n]
+func (b *blocks) merge(o *blocks) {
+	limit := min(b.limit, o.limit)
+	b.limit = noBlock
+	for n := range o.chunks {
+		from := &o.chunks[n]
 		i, ok := b.find(from.index)
 		if !ok {
 			b.chunks = slices.Insert(b.chunks, i, from.clone())
@@ -76,6 +82,7 @@ func (b *blocks) merge(newer *blocks) {
 		}
 		b.chunks[i].merge(from)
 	}
+	b.truncate(limit)
 }
 
 // each yields the blocks of [low, high) in order.
@@ -148,6 +155,18 @@ func (c *chunk) count() int {
 		n += bits.OnesCount64(w)
 	}
 	return n
+}
+
+// last gives the highest member, counted from base. The chunk is not empty.
+func (c *chunk) last(base uint32) uint32 {
+	if c.bitmap == nil {
+		return base | uint32(c.list[len(c.list)-1])
+	}
+	i := len(c.bitmap) - 1
+	for c.bitmap[i] == 0 {
+		i--
+	}
+	return base | uint32(i<<6+bits.Len64(c.bitmap[i])-1)
 }
 
 // truncate drops the blocks from n on.
