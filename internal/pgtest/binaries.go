@@ -60,8 +60,8 @@ func BinDir(t testing.TB, major int) string {
 	return ""
 }
 
-// Tool gives the path of a client program (psql, pg_waldump, ...): the
-// version's own, else the newest installed.
+// Tool gives the path of a client program (psql, pgbench, ...): the version's
+// own, else the one that 'make servers' chose, else the newest installed.
 func Tool(t testing.TB, major int, name string) string {
 	t.Helper()
 	path, ok := findTool(major, name)
@@ -72,7 +72,7 @@ func Tool(t testing.TB, major int, name string) string {
 }
 
 func findTool(major int, name string) (string, bool) {
-	dirs := binDirs(major)
+	dirs := append(binDirs(major), filepath.Join(servertest.CacheDir(), "postgres", "client", "bin"))
 	for m := server.NewestMajor; m >= server.OldestMajor; m-- {
 		dirs = append(dirs, binDirs(m)...)
 	}

@@ -10,8 +10,7 @@
 // Programs are looked for in PGTENDER_PG<major>_BIN, in the cache's
 // postgres/<major>/bin, which 'make servers' fills (servers only, without
 // psql and the other clients), and in /usr/lib/postgresql/<major>/bin. Client
-// programs that a version lacks are taken from the newest installed version
-// that has them.
+// programs that a version lacks are another version's: see [Tool].
 //
 // Everything needs a server, so it skips under -short; a missing program fails
 // the test otherwise. When the tests run as root, servers run as the user

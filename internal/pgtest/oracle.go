@@ -81,7 +81,12 @@ func (c *Cluster) Checksums(t testing.TB) {
 	if c.Value(t, `SHOW data_checksums`) != "on" {
 		t.Fatal("the cluster has no page checksums to verify")
 	}
-	b := c.startBaseBackup(t, server.BaseBackupOptions{Label: "pgtest checksums", Fast: true, NoWait: true})
+	conn := c.ConnectReplication(t)
+	defer conn.Close()
+	b, err := conn.BaseBackup(t.Context(), server.BaseBackupOptions{Label: "pgtest checksums", Fast: true, NoWait: true})
+	if err != nil {
+		t.Fatal(err)
+	}
 	if _, err := b.Finish(t.Context()); err != nil {
 		t.Fatalf("verify checksums: %v\n%s", err, strings.Join(b.Notices(), "\n"))
 	}

@@ -32,7 +32,12 @@ func StandbyOf(t testing.TB, primary *Cluster, o Options) *Cluster {
 // it, into <dataDir>.<oid>.
 func (c *Cluster) BaseBackup(t testing.TB, dataDir string) {
 	t.Helper()
-	b := c.startBaseBackup(t, server.BaseBackupOptions{Label: "pgtest", Fast: true, WAL: true, NoWait: true})
+	conn := c.ConnectReplication(t)
+	defer conn.Close()
+	b, err := conn.BaseBackup(t.Context(), server.BaseBackupOptions{Label: "pgtest", Fast: true, WAL: true, NoWait: true})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, ts := range b.Tablespaces {
 		if err := os.MkdirAll(tablespaceDir(dataDir, ts), 0o700); err != nil {
 			t.Fatal(err)
@@ -56,15 +61,6 @@ func (c *Cluster) BaseBackup(t testing.TB, dataDir string) {
 	for _, ts := range b.Tablespaces {
 		Own(t, tablespaceDir(dataDir, ts))
 	}
-}
-
-func (c *Cluster) startBaseBackup(t testing.TB, o server.BaseBackupOptions) *server.BaseBackup {
-	t.Helper()
-	b, err := c.ConnectReplication(t).BaseBackup(t.Context(), o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
 }
 
 func tablespaceDir(dataDir string, ts server.BaseTablespace) string {

@@ -20,7 +20,7 @@ type BackupOptions struct {
 
 // Backup is a backup in progress: the server is in backup mode as long as the
 // session of its [Conn] lives. Other statements may use the Conn meanwhile.
-// End it by Stop or Abort.
+// End it by Stop or Abort, from one goroutine.
 type Backup struct {
 	// Start is where recovery of this backup begins. On a standby that is the
 	// last restartpoint's redo, and may be an earlier backup's Start as well.
@@ -30,7 +30,8 @@ type Backup struct {
 	conn   *Conn
 	ctx    context.Context // ends, with a cause, when the backup can no longer succeed
 	cancel context.CancelCauseFunc
-	watch  chan struct{} // closed when the goroutine that tries the session has ended
+	quit   chan struct{} // closed (then nil) to end the goroutine that tries the session
+	watch  chan struct{} // closed when it has ended
 }
 
 // BackupEnd is what the server says at the end of a backup.
@@ -46,18 +47,19 @@ type BackupEnd struct {
 // StartBackup puts the server into backup mode and returns once its starting
 // checkpoint is done. The returned context ends when ctx does, with
 // [ErrPromoted] or [ErrSessionLost] as its cause when the server can no longer
-// complete the backup, and after Stop or Abort: copy files under it.
+// complete the backup, and after Stop or Abort: copy files under it. After an
+// error of the server, the Conn is closed.
 func (c *Conn) StartBackup(ctx context.Context, o BackupOptions) (context.Context, *Backup, error) {
 	if o.Label == "" || strings.ContainsAny(o.Label, "\n\r") {
 		return nil, nil, fmt.Errorf("start backup: label %q: want one line of text", o.Label)
 	}
-	b := &Backup{conn: c, watch: make(chan struct{})}
+	b := &Backup{conn: c, quit: make(chan struct{}), watch: make(chan struct{})}
 	if err := b.start(ctx, o); err != nil {
 		c.Close() // the server may be in backup mode already
 		return nil, nil, fmt.Errorf("start backup %s: %w", o.Label, err)
 	}
 	b.ctx, b.cancel = context.WithCancelCause(ctx)
-	go b.keepAlive(cmp.Or(o.KeepAlive, 30*time.Second))
+	go b.keepAlive(b.quit, cmp.Or(o.KeepAlive, 30*time.Second))
 	return b.ctx, b, nil
 }
 
@@ -102,12 +104,14 @@ func (b *Backup) start(ctx context.Context, o BackupOptions) error {
 
 // keepAlive tries the session, so that no firewall forgets it, and ends the
 // backup's context when the backup is lost.
-func (b *Backup) keepAlive(every time.Duration) {
+func (b *Backup) keepAlive(quit <-chan struct{}, every time.Duration) {
 	defer close(b.watch)
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		select {
+		case <-quit:
+			return
 		case <-b.ctx.Done():
 			return
 		case <-tick.C:
@@ -136,12 +140,13 @@ func (b *Backup) alive(limit time.Duration) error {
 
 // Stop ends the backup on the server, without waiting for WAL to be archived.
 // Every file must have been copied, pg_control last. After an error there is
-// no backup, and the Conn is closed.
+// no backup, and the Conn is closed. ctx may be the backup's own.
 func (b *Backup) Stop(ctx context.Context) (BackupEnd, error) {
-	lost := context.Cause(b.ctx)
-	b.cancel(nil)
-	<-b.watch
-	end, err := BackupEnd{}, lost
+	if b.conn == nil {
+		return BackupEnd{}, errors.New("stop backup: it has ended already")
+	}
+	b.endWatch()
+	end, err := BackupEnd{}, context.Cause(b.ctx)
 	if err == nil {
 		end, err = b.stop(ctx)
 	}
@@ -150,7 +155,16 @@ func (b *Backup) Stop(ctx context.Context) (BackupEnd, error) {
 		return BackupEnd{}, fmt.Errorf("stop backup: %w", err)
 	}
 	b.conn = nil
+	b.cancel(nil)
 	return end, nil
+}
+
+func (b *Backup) endWatch() {
+	if b.quit != nil {
+		close(b.quit)
+		b.quit = nil
+	}
+	<-b.watch
 }
 
 func (b *Backup) stop(ctx context.Context) (BackupEnd, error) {
@@ -225,7 +239,7 @@ func (b *Backup) Abort() {
 		return
 	}
 	b.cancel(errAborted)
-	<-b.watch
+	b.endWatch()
 	b.conn.Close()
 	b.conn = nil
 }

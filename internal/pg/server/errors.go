@@ -65,8 +65,10 @@ func IsUnavailable(err error) bool {
 			return true
 		}
 	}
-	var ne net.Error
-	return errors.As(err, &ne)
+	// Not net.Error: syscall.Errno is one, so an unreadable key file would be too.
+	var op *net.OpError
+	var dns *net.DNSError
+	return errors.As(err, &op) || errors.As(err, &dns)
 }
 
 // IsDenied reports whether err means that the server refused the user: wrong

@@ -98,7 +98,9 @@ func (o Options) config(replication bool) (*pgconn.Config, error) {
 		GetSSLPassword: func(context.Context) string { return o.SSLPassword },
 	})
 	if err != nil {
-		return nil, err
+		// The driver repeats the whole connection string, in backquotes.
+		text := err.Error()
+		return nil, errors.New(text[strings.LastIndex("`: "+text, "`: "):])
 	}
 	if o.Password != "" {
 		cfg.Password = o.Password

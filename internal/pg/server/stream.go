@@ -14,6 +14,7 @@ import (
 )
 
 // ErrStop is what [StreamOptions.Receive] returns to end the stream in order.
+// The data of that call counts as received.
 var ErrStop = errors.New("stop streaming")
 
 // StreamOptions says what WAL to stream and what to do with it.
@@ -163,11 +164,11 @@ func (s *stream) data(ctx context.Context, raw []byte) error {
 	if m.start != s.at {
 		return fmt.Errorf("the server sent WAL at %s where %s was to follow", m.start, s.at)
 	}
-	if err := s.o.Receive(m.start, m.data); err != nil {
-		return err
+	err = s.o.Receive(m.start, m.data)
+	if err == nil || errors.Is(err, ErrStop) {
+		s.at += pg.LSN(len(m.data))
 	}
-	s.at += pg.LSN(len(m.data))
-	return nil
+	return err
 }
 
 // report tells the server how far we are: now, or if it is time to. A server
