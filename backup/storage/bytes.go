@@ -10,7 +10,21 @@ import (
 
 // ReadAll reads a whole object of at most limit bytes into memory; a larger
 // one is [ErrTooLarge].
-func ReadAll(ctx context.Context, s Store, key string, limit int64) (data []byte, err error) {
+func ReadAll(ctx context.Context, s Store, key string, limit int64) ([]byte, error) {
+	return untilWhole(func() ([]byte, error) { return readAll(ctx, s, key, limit) })
+}
+
+// untilWhole reads again what was replaced while it was read.
+func untilWhole(read func() ([]byte, error)) (data []byte, err error) {
+	for range 10 {
+		if data, err = read(); !errors.Is(err, ErrReplaced) {
+			break
+		}
+	}
+	return data, err
+}
+
+func readAll(ctx context.Context, s Store, key string, limit int64) (data []byte, err error) {
 	r, err := s.Get(ctx, key, 0, -1)
 	if err != nil {
 		return nil, err
@@ -28,7 +42,11 @@ func ReadAll(ctx context.Context, s Store, key string, limit int64) (data []byte
 
 // ReadRange reads exactly n bytes from off on into memory. A range of which
 // the object holds only a part is [ErrShort].
-func ReadRange(ctx context.Context, s Store, key string, off, n int64) (data []byte, err error) {
+func ReadRange(ctx context.Context, s Store, key string, off, n int64) ([]byte, error) {
+	return untilWhole(func() ([]byte, error) { return readRange(ctx, s, key, off, n) })
+}
+
+func readRange(ctx context.Context, s Store, key string, off, n int64) (data []byte, err error) {
 	if n < 0 {
 		return nil, fmt.Errorf("read %s: negative length %d", key, n)
 	}

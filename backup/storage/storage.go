@@ -54,7 +54,8 @@ type Store interface {
 	// Get returns the n bytes of the object from off on; n < 0 means to its
 	// end. The reader yields exactly that many bytes or an error: an object
 	// shorter than off+n is [ErrShort], at the latest in place of the io.EOF.
-	// An off past the end is ErrShort too. The caller closes the reader.
+	// An off past the end is ErrShort too. Never do bytes of two versions of
+	// an object come mixed: see [ErrReplaced]. The caller closes the reader.
 	Get(ctx context.Context, key string, off, n int64) (io.ReadCloser, error)
 
 	// List yields, in ascending byte order of keys, every object whose key
@@ -99,6 +100,10 @@ var (
 	ErrConflict = errors.New("object exists with other content")
 	// ErrShort means that an object ended before the range asked for did.
 	ErrShort = errors.New("object is shorter than expected")
+	// ErrReplaced comes from reading a range whose object was replaced after
+	// the range was opened, where the store has lost the old bytes. Reading
+	// again gives the new ones. It never concerns an object written once.
+	ErrReplaced = errors.New("object was replaced while it was read")
 	// ErrTooLarge is returned by [ReadAll] for an object above the limit.
 	ErrTooLarge = errors.New("object is larger than expected")
 	// ErrInvalidKey means that a key breaks the rule of ValidKey.

@@ -59,14 +59,14 @@ func judge(err error) verdict {
 	switch {
 	case errors.As(err, &sent) && sent.ConnectionError():
 		return passing
+	case errors.As(err, &garbled), errors.Is(err, io.ErrUnexpectedEOF):
+		return passing // an answer was cut, an error's too
 	case status == http.StatusNotImplemented:
 		return permanent
 	case status >= 500, status == http.StatusTooManyRequests, status == http.StatusRequestTimeout:
 		return passing
 	case status >= 300:
 		return permanent
-	case errors.As(err, &garbled), errors.Is(err, io.ErrUnexpectedEOF):
-		return passing
 	}
 	return unknown
 }

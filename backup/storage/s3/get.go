@@ -69,7 +69,7 @@ func (s *Store) open(ctx context.Context, key string, off, n int64, etag *string
 	_, opt := s.request("get", key, nil)
 	out, err := s.client.GetObject(ctx, in, opt)
 	if _, status := answer(err); etag != nil && status == http.StatusPreconditionFailed {
-		return nil, &storage.Error{Op: "get", Key: key, Err: errReplaced, Permanent: true}
+		return nil, fmt.Errorf("get %s: %w", key, storage.ErrReplaced)
 	}
 	if err != nil {
 		return nil, s.translate(ctx, "get", key, err)
@@ -87,8 +87,6 @@ func (s *Store) open(ctx context.Context, key string, off, n int64, etag *string
 	}
 	return &reader{s: s, ctx: ctx, key: key, body: out.Body, etag: out.ETag, off: off, end: off + n}, nil
 }
-
-var errReplaced = errors.New("the object was replaced while it was read")
 
 // answered gives the length of the range in an answer, which must begin at off.
 func answered(out *awss3.GetObjectOutput, off int64) (int64, error) {

@@ -95,7 +95,10 @@ func (p *put) whole(ctx context.Context) error {
 		IfNoneMatch: p.ifNoneMatch, Metadata: map[string]string{tokenName: p.token},
 		StorageClass: p.s.storageClass(), ServerSideEncryption: encryption, SSEKMSKeyId: kms,
 	}, opt)
-	if err == nil || r.retried.Load() && p.ours(ctx) {
+	if err == nil {
+		return nil
+	}
+	if _, status := answer(err); status == http.StatusPreconditionFailed && r.retried.Load() && p.ours(ctx) {
 		return nil
 	}
 	return p.s.translate(ctx, "put", p.key, err)

@@ -38,6 +38,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/aws/smithy-go/logging"
 
 	"github.com/pgtender/pgtender/backup/storage"
 )
@@ -190,6 +191,9 @@ func (o *Options) load() ([]func(*config.LoadOptions) error, error) {
 	load := []func(*config.LoadOptions) error{
 		config.WithAppID("pgtender"),
 		config.WithHTTPClient(o.httpClient()),
+		config.WithLogger(logging.LoggerFunc(func(class logging.Classification, format string, args ...any) {
+			o.Log.Debug("S3 client", "class", string(class), "text", fmt.Sprintf(format, args...))
+		})),
 	}
 	if o.Region != "" {
 		load = append(load, config.WithRegion(o.Region))

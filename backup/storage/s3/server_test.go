@@ -31,6 +31,9 @@ const (
 
 func startServer(t testing.TB) *server {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("needs an S3 server")
+	}
 	binary := servertest.Binary(t, "versitygw")
 	folder := t.TempDir()
 	if err := os.Mkdir(filepath.Join(folder, bucket), 0o755); err != nil {
