@@ -204,6 +204,10 @@ func TestBackupLabel(t *testing.T) {
 	if err != nil || rewound.Timeline != 3 || !rewound.FromStandby() || string(rewound.Encode()) != rewindLabel {
 		t.Errorf("pg_rewind's: %+v, %v", rewound, err)
 	}
+	thirteen := strings.Replace(streamedLabel, "FROM: primary", "FROM: master", 1)
+	if l, err := pg.ParseBackupLabel([]byte(thirteen)); err != nil || l.FromStandby() || string(l.Encode()) != thirteen {
+		t.Errorf("version 13's: %+v, %v", l, err)
+	}
 	for _, tt := range []struct{ name, old, new, want string }{
 		{"of an incremental backup", "TIMELINE: 1\n", "TIMELINE: 1\nINCREMENTAL FROM LSN: 0/1\nINCREMENTAL FROM TLI: 1\n", "incremental backup"},
 		{"with an unknown line", "TIMELINE: 1\n", "TIMELINE: 1\nMOON: full\n", "unknown line"},

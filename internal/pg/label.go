@@ -111,7 +111,8 @@ func (l BackupLabel) validate() error {
 	if l.Method != "streamed" && l.Method != methodRewind {
 		return fmt.Errorf("unknown backup method %q", l.Method)
 	}
-	if l.From != "primary" && l.From != "standby" {
+	// 13 says master where later versions say primary (do_pg_start_backup, xlog.c).
+	if l.From != "primary" && l.From != "master" && l.From != "standby" {
 		return fmt.Errorf("unknown backup source %q", l.From)
 	}
 	return nil
