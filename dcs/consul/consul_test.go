@@ -36,6 +36,9 @@ type server struct {
 // start runs Consul; settings are added to its configuration.
 func start(t testing.TB, settings string) *server {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("needs a Consul server")
+	}
 	s := &server{address: servertest.FreeAddress(t)}
 	config := filepath.Join(t.TempDir(), "consul.hcl")
 	if err := os.WriteFile(config, []byte(settings), 0o600); err != nil {

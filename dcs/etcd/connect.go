@@ -87,13 +87,32 @@ func (s *Store) failFast(ctx context.Context, method string, req, reply any, cc 
 	return err
 }
 
+// attempts does what may be done twice. A member that hangs costs a third of the
+// time: the next attempt goes to another.
+func attempts[T any](ctx context.Context, timeout time.Duration, do func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	for {
+		try, cancel := context.WithTimeout(ctx, timeout/3)
+		result, err := do(try)
+		cancel()
+		if err == nil || !isLate(err) || ctx.Err() != nil {
+			return result, err
+		}
+	}
+}
+
+func isLate(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded
+}
+
 // failure is the error of a request.
 func (s *Store) failure(ctx context.Context, doing string, err error) error {
 	err = rpctypes.Error(err)
 	if s.client != nil && s.life.Err() != nil {
 		err = errors.New("the connection is closed")
-	} else if errors.Is(err, context.DeadlineExceeded) {
-		err = fmt.Errorf("no answer from %s in time: %w", s, err)
+	} else if isLate(err) {
+		err = fmt.Errorf("no answer from %s in time: %w", s, context.DeadlineExceeded)
 		if reason := s.reason.Load(); reason != nil {
 			err = fmt.Errorf("%w: %w", err, *reason)
 		}

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 
@@ -145,22 +146,15 @@ func (s *Store) Read(ctx context.Context, prefix string) (dcs.Snapshot, error) {
 	return snap, nil
 }
 
-// get reads linearizably. A member that hangs costs a third of the time: the
-// next attempt goes to another.
+// get reads linearizably.
 func (s *Store) get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	for {
-		try, cancel := context.WithTimeout(ctx, s.timeout/3)
-		resp, err := s.client.Get(try, key, opts...)
-		cancel()
-		if err == nil {
-			return resp, s.sameCluster(resp.Header)
-		}
-		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+	return attempts(ctx, s.timeout, func(ctx context.Context) (*clientv3.GetResponse, error) {
+		resp, err := s.client.Get(ctx, key, opts...)
+		if err != nil {
 			return nil, err
 		}
-	}
+		return resp, s.sameCluster(resp.Header)
+	})
 }
 
 // Create implements dcs.Registry.
@@ -178,7 +172,7 @@ func (s *Store) Create(ctx context.Context, key, value string) (existing string,
 	if resp.Succeeded {
 		return "", true, nil
 	}
-	return valueOf(resp), false, nil
+	return string(found(resp).Value), false, nil
 }
 
 // Replace implements dcs.Registry.
@@ -212,14 +206,15 @@ func (s *Store) txn(ctx context.Context, cond []clientv3.Cmp, then clientv3.Op, 
 	return resp, s.sameCluster(resp.Header)
 }
 
-// valueOf is what the OpGet of a transaction read.
-func valueOf(resp *clientv3.TxnResponse) string {
+// found is the key that the OpGet of a transaction read; without one, a zero
+// key.
+func found(resp *clientv3.TxnResponse) *mvccpb.KeyValue {
 	for _, r := range resp.Responses {
 		for _, kv := range r.GetResponseRange().GetKvs() {
-			return string(kv.Value)
+			return kv
 		}
 	}
-	return ""
+	return &mvccpb.KeyValue{}
 }
 
 func absent(key string) clientv3.Cmp {

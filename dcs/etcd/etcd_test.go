@@ -66,6 +66,9 @@ func (s *server) run(t testing.TB, config *tls.Config, args []string) {
 
 func (s *server) launch(t testing.TB, args []string, ready func(context.Context) error) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("needs an etcd server")
+	}
 	args = append(args, "--data-dir="+t.TempDir(), "--log-level=warn")
 	s.Process = servertest.Start(t, exec.Command(servertest.Binary(t, "etcd"), args...), ready)
 }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -37,31 +39,46 @@ func (s *Store) Acquire(ctx context.Context, key, value string, ttl time.Duratio
 	if err != nil {
 		return nil, s.failure(ctx, "acquire "+key, err)
 	}
-	resp, err := s.txn(ctx,
-		[]clientv3.Cmp{absent(key)},
-		clientv3.OpPut(wire(key), value, clientv3.WithLease(grant.ID)),
-		clientv3.OpGet(wire(key)))
+	holder, err := s.put(ctx, key, value, grant.ID)
 	if err != nil {
 		// The key may be ours without our knowing: until this is done, or the
 		// TTL is over, nobody gets it, ourselves included.
 		s.tasks.Go(func() { s.abandon(context.WithoutCancel(ctx), grant.ID) })
 		return nil, s.failure(ctx, "acquire "+key, err)
 	}
-	if !resp.Succeeded {
+	if clientv3.LeaseID(holder.Lease) != grant.ID {
 		s.abandon(ctx, grant.ID)
-		return nil, &dcs.HeldError{Key: key, Value: valueOf(resp)}
+		return nil, &dcs.HeldError{Key: key, Value: string(holder.Value)}
 	}
 	return &Lease{store: s, key: key, id: grant.ID, ttl: time.Duration(grant.TTL) * time.Second}, nil
 }
 
 func (s *Store) grant(ctx context.Context, ttl time.Duration) (*clientv3.LeaseGrantResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	grant, err := s.client.Grant(ctx, int64((ttl+time.Second-1)/time.Second))
-	if err != nil {
-		return nil, err
-	}
-	return grant, s.sameCluster(grant.ResponseHeader)
+	return attempts(ctx, s.timeout, func(ctx context.Context) (*clientv3.LeaseGrantResponse, error) {
+		grant, err := s.client.Grant(ctx, int64((ttl+time.Second-1)/time.Second))
+		if err != nil {
+			return nil, err
+		}
+		return grant, s.sameCluster(grant.ResponseHeader)
+	})
+}
+
+// put stores key under the lease if it is absent, and gives what is there then.
+// Done twice it finds its own key.
+func (s *Store) put(ctx context.Context, key, value string, id clientv3.LeaseID) (*mvccpb.KeyValue, error) {
+	return attempts(ctx, s.timeout, func(ctx context.Context) (*mvccpb.KeyValue, error) {
+		resp, err := s.txn(ctx,
+			[]clientv3.Cmp{absent(key)},
+			clientv3.OpPut(wire(key), value, clientv3.WithLease(id)),
+			clientv3.OpGet(wire(key)))
+		if err != nil {
+			return nil, err
+		}
+		if resp.Succeeded {
+			return &mvccpb.KeyValue{Lease: int64(id)}, nil
+		}
+		return found(resp), nil
+	})
 }
 
 // abandon revokes a lease that otherwise ends by its TTL.
@@ -97,25 +114,27 @@ func (l *Lease) Renew(ctx context.Context) error {
 // keepAlive renews a lease once. The client's KeepAliveOnce would retry without
 // a pause for as long as there is no leader.
 func (s *Store) keepAlive(ctx context.Context, id clientv3.LeaseID) (alive bool, err error) {
-	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), s.timeout)
-	defer cancel()
-	stream, err := s.keep.LeaseKeepAlive(ctx)
-	if err != nil {
-		return false, err
-	}
-	if err := stream.Send(&pb.LeaseKeepAliveRequest{ID: int64(id)}); err != nil {
-		return false, err
-	}
-	resp, err := stream.Recv()
-	if errors.Is(rpctypes.Error(err), rpctypes.ErrLeaseNotFound) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	// A lease that is gone is answered with a TTL of 0 (etcd's
-	// server/etcdserver/api/v3rpc/lease.go, leaseKeepAlive).
-	return resp.TTL > 0, s.sameCluster(resp.Header)
+	return attempts(clientv3.WithRequireLeader(ctx), s.timeout, func(ctx context.Context) (bool, error) {
+		ctx, cancel := context.WithCancel(ctx) // ends the stream
+		defer cancel()
+		stream, err := s.keep.LeaseKeepAlive(ctx)
+		if err != nil {
+			return false, err
+		}
+		if err := stream.Send(&pb.LeaseKeepAliveRequest{ID: int64(id)}); err != nil && err != io.EOF {
+			return false, err // for io.EOF, Recv has the reason
+		}
+		resp, err := stream.Recv()
+		if errors.Is(rpctypes.Error(err), rpctypes.ErrLeaseNotFound) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		// A lease that is gone is answered with a TTL of 0 (etcd's
+		// server/etcdserver/api/v3rpc/lease.go, leaseKeepAlive).
+		return resp.TTL > 0, s.sameCluster(resp.Header)
+	})
 }
 
 // Release implements dcs.Lease.
