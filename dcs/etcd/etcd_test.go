@@ -298,13 +298,13 @@ func TestStoppedServer(t *testing.T) {
 
 func TestUnreachableServerIsNamedWithTheReason(t *testing.T) {
 	address := servertest.FreeAddress(t)
-	store := open(t, etcd.Options{Endpoints: []string{address}, Timeout: 5 * time.Second})
+	store := open(t, etcd.Options{Endpoints: []string{address}, Timeout: 2 * time.Second})
 	_, err := store.Read(t.Context(), "service/batman")
 	if !errors.Is(err, dcs.ErrUnavailable) || !strings.Contains(err.Error(), address+": connect: connection refused") {
 		t.Errorf("error %v, want ErrUnavailable with address and reason", err)
 	}
 	_, err = etcd.Open(t.Context(), etcd.Options{
-		Endpoints: []string{address}, Username: "pgtender", Password: ourPassword, Timeout: 5 * time.Second,
+		Endpoints: []string{address}, Username: "pgtender", Password: ourPassword, Timeout: 2 * time.Second,
 	})
 	if !errors.Is(err, dcs.ErrUnavailable) || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("error %v, want ErrUnavailable with the reason", err)
