@@ -92,11 +92,7 @@ func (c *chunk) append(out []byte) []byte {
 		return out
 	}
 	out = binary.AppendUvarint(out, head|1)
-	if c.bitmap == nil {
-		d := c.clone()
-		d.toBitmap()
-		c = &d
-	}
+	// Lists in memory are far shorter than that: this one is a bitmap.
 	for _, w := range c.bitmap {
 		out = le.AppendUint64(out, w)
 	}

@@ -46,7 +46,7 @@ func play(rng *rand.Rand, m *wal.BlockMap, want *model, steps int) {
 		default:
 			b := rng.Uint32N(1 << 30)
 			if dense {
-				b = rng.Uint32N(200000)
+				b = rng.Uint32N(70000) // enough of them make lists and bitmaps
 			}
 			m.Mark(relA, wal.Main, b)
 			want.mark(b)
@@ -58,8 +58,8 @@ func compare(t *testing.T, rng *rand.Rand, m *wal.BlockMap, want *model) {
 	t.Helper()
 	c := m.Recorded(relA, wal.Main)
 	blocks := slices.Sorted(maps.Keys(want.blocks))
-	if diff := cmp.Diff(blocks, slices.Collect(c.Blocks(0, 1<<32-1))); diff != "" {
-		t.Fatalf("blocks differ: %s", diff[:min(400, len(diff))])
+	if got := slices.Collect(c.Blocks(0, 1<<32-1)); !slices.Equal(got, blocks) {
+		t.Fatalf("%d blocks, want other %d", len(got), len(blocks))
 	}
 	if limit, ok := c.Limit(); ok != (want.limit != 1<<32-1) || ok && limit != want.limit || c.Count() != len(blocks) {
 		t.Fatalf("limit %d, count %d; want %d, %d", limit, c.Count(), want.limit, len(blocks))
@@ -83,7 +83,7 @@ func compare(t *testing.T, rng *rand.Rand, m *wal.BlockMap, want *model) {
 }
 
 func TestABlockMapIsTheSetThatWasMarked(t *testing.T) {
-	for seed := range uint64(12) {
+	for seed := range uint64(8) {
 		rng := rand.New(rand.NewPCG(30, seed))
 		older, newer := new(wal.BlockMap), new(wal.BlockMap)
 		wantOlder, wantNewer := newModel(), newModel()
