@@ -43,7 +43,7 @@ func Ready(t testing.TB, o Options) *Test {
 	if o.Dir == "" {
 		o.Dir = tempDir(t)
 	}
-	l := &Test{Timeout: 2 * time.Minute, t: t}
+	l := &Test{Timeout: 3 * time.Minute, t: t}
 	ctx, cancel := l.context()
 	defer cancel()
 	var err error

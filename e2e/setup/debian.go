@@ -72,7 +72,7 @@ func (m *machine) installPackages(ctx context.Context, packages []string) error 
 	if _, err := exec.LookPath("apt-get"); err != nil {
 		return fmt.Errorf("this is not Debian or Ubuntu: install by hand what these packages bring: %s", strings.Join(packages, ", "))
 	}
-	fmt.Fprintf(m.out, "packages: installing %s ...\n", strings.Join(packages, ", "))
+	fmt.Fprintf(m.out, "packages: apt-get install %s (minutes on a bare machine) ...\n", strings.Join(packages, ", "))
 	command := append([]string{"sh", "-c", installScript, "sh"}, packages...)
 	if os.Getuid() != 0 {
 		command = append([]string{"sudo"}, command...)
