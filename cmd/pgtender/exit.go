@@ -28,23 +28,6 @@ func (e usageError) Unwrap() error { return e.err }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-// hintError carries advice that is printed on a line of its own.
-type hintError struct {
-	err  error
-	hint string
-}
-
-func (e hintError) Error() string { return e.err.Error() }
-func (e hintError) Unwrap() error { return e.err }
-func (e hintError) Hint() string  { return e.hint }
-
-func withHint(err error, format string, args ...any) error {
-	if err == nil {
-		return nil
-	}
-	return hintError{err, fmt.Sprintf(format, args...)}
-}
-
 // exitError is returned by a command that chose its exit code itself.
 type exitError struct {
 	err  error // nil: nothing more to print

@@ -89,6 +89,9 @@ type S3 struct {
 	PathStyle *bool `yaml:"path_style"`
 	// CAFile is a PEM file of certificate authorities to trust.
 	CAFile string `yaml:"ca_file"`
+	// CredentialsFile has the form of ~/.aws/credentials, and wins over the
+	// chain.
+	CredentialsFile string `yaml:"credentials_file"`
 	// Profile selects one of the shared configuration files' profiles.
 	Profile string `yaml:"profile"`
 	// StorageClass of new objects, such as STANDARD_IA.

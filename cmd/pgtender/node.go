@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/backup/storage"
+	"github.com/pgtender/pgtender/dcs"
+	"github.com/pgtender/pgtender/internal/config"
+	"github.com/pgtender/pgtender/internal/finding"
+	"github.com/pgtender/pgtender/internal/pg"
+	"github.com/pgtender/pgtender/patroni"
+)
+
+// node is what the commands on one machine have in common: the configuration
+// and what follows from it. Everything beyond is opened when it is first asked
+// for, so that archive-push touches no more than it needs. One goroutine.
+type node struct {
+	config.Config
+	log     *slog.Logger
+	environ []string
+
+	patroniRead bool
+	patroniConf patroni.Config
+	dcsStore    dcs.Store
+	objects     storage.Store
+}
+
+// node reads the configuration and makes a node of it.
+func (a *app) node() (*node, error) {
+	c, log, err := a.setup()
+	if err != nil {
+		return nil, err
+	}
+	return &node{Config: c, log: log, environ: a.environ}, nil
+}
+
+// close gives back what was opened.
+func (n *node) close() {
+	if n.dcsStore != nil {
+		n.dcsStore.Close()
+	}
+}
+
+// patroni reads Patroni's configuration, and reports whether there is any:
+// without one, a command lives from the flags and pgtender.yml alone.
+func (n *node) patroni() (patroni.Config, bool, error) {
+	if n.Patroni == "" && n.DCS.Type == "" && n.Cluster != "" {
+		return patroni.Config{}, false, nil
+	}
+	if !n.patroniRead {
+		c, err := patroni.ReadConfig(n.Patroni, n.environ)
+		switch {
+		case errors.Is(err, patroni.ErrNoConfig) && (n.DCS.Type != "" || n.Cluster != ""):
+			return patroni.Config{}, false, nil
+		case errors.Is(err, patroni.ErrNoConfig):
+			return patroni.Config{}, false, usageError{finding.WithHint(errors.New("no cluster is configured"),
+				"name patroni.yml in the configuration (patroni: /etc/patroni/patroni.yml), or the cluster with --cluster SCOPE")}
+		case err != nil:
+			return patroni.Config{}, false, usageError{err}
+		}
+		n.patroniConf, n.patroniRead = c, true
+	}
+	return n.patroniConf, true, nil
+}
+
+// scope gives the cluster's name, Citus group and, if it is configured, the
+// system identifier.
+func (n *node) scope() (repo.ClusterID, error) {
+	if n.Cluster != "" {
+		name, sysid, given := strings.Cut(n.Cluster, "/")
+		id := repo.ClusterID{Scope: name}
+		if given {
+			v, err := pg.ParseSystemID(sysid)
+			if err != nil {
+				return id, usagef("cluster %q: %w", n.Cluster, err)
+			}
+			id.SystemID = v
+		}
+		return id, nil
+	}
+	p, ok, err := n.patroni()
+	switch {
+	case err != nil:
+		return repo.ClusterID{}, err
+	case !ok || p.Scope == "":
+		return repo.ClusterID{}, usageError{finding.WithHint(errors.New("the cluster's scope is not configured"), "set patroni or cluster in the configuration, or use --cluster SCOPE")}
+	}
+	return repo.ClusterID{Scope: p.Scope, Group: p.Group}, nil
+}
+
+// namespace is Patroni's.
+func (n *node) namespace() string {
+	if n.DCS.Namespace != "" {
+		return n.DCS.Namespace
+	}
+	if p, ok, err := n.patroni(); err == nil && ok {
+		return p.Namespace
+	}
+	return patroni.DefaultNamespace
+}
+
+// scopePath is the scope as it stands in the DCS.
+func (n *node) scopePath() (string, error) {
+	id, err := n.scope()
+	if err != nil || id.Group == "" {
+		return id.Scope, err
+	}
+	return id.Scope + "/" + id.Group, nil
+}
+
+// member is this node's Patroni member name, "" if it is not known.
+func (n *node) member() string {
+	if n.DCS.Member != "" {
+		return n.DCS.Member
+	}
+	if p, ok, err := n.patroni(); err == nil && ok {
+		return p.Name
+	}
+	return ""
+}
+
+// dataDir is the local data directory.
+func (n *node) dataDir() (string, error) {
+	if n.DataDir != "" {
+		return n.DataDir, nil
+	}
+	p, ok, err := n.patroni()
+	switch {
+	case err != nil:
+		return "", err
+	case !ok || p.Postgres.DataDir == "":
+		return "", usageError{finding.WithHint(errors.New("the data directory is not configured"), "set data_dir, or patroni to a patroni.yml with postgresql.data_dir")}
+	}
+	return p.Postgres.DataDir, nil
+}
+
+// cluster reads the cluster from the DCS, afresh at each call.
+func (n *node) cluster(ctx context.Context) (patroni.Cluster, error) {
+	store, err := n.dcs(ctx)
+	if err != nil {
+		return patroni.Cluster{}, err
+	}
+	scope, err := n.scopePath()
+	if err != nil {
+		return patroni.Cluster{}, err
+	}
+	return patroni.Load(ctx, store, n.namespace(), scope)
+}
+
+// systemID finds out which incarnation of the scope is meant: what the
+// configuration says, the local data directory, the DCS, and last the only one
+// that the repository holds.
+func (n *node) systemID(ctx context.Context) (pg.SystemID, error) {
+	id, err := n.scope()
+	if err != nil || id.SystemID != 0 {
+		return id.SystemID, err
+	}
+	if dir, err := n.dataDir(); err == nil {
+		switch _, control, err := pg.ReadControl(ctx, dir); {
+		case err == nil:
+			return control.SystemID, nil
+		case !errors.Is(err, os.ErrNotExist):
+			n.log.Warn("the local pg_control cannot be read; the DCS is asked for the system identifier", "error", err)
+		}
+	}
+	var dcsErr error
+	if _, ok, err := n.patroni(); err == nil && ok || n.DCS.Type != "" {
+		c, err := n.cluster(ctx)
+		if err == nil && c.SystemID != 0 {
+			return c.SystemID, nil
+		}
+		dcsErr = err
+	}
+	return n.onlySystemID(ctx, id, dcsErr)
+}
+
+// onlySystemID gives the system identifier of the one cluster of that scope in
+// the repository, and refuses to choose among several.
+func (n *node) onlySystemID(ctx context.Context, id repo.ClusterID, dcsErr error) (pg.SystemID, error) {
+	store, err := n.store(ctx, false)
+	if err != nil {
+		return 0, errors.Join(err, dcsErr)
+	}
+	found, err := repo.Clusters(ctx, store, id.Scope)
+	if err != nil {
+		return 0, fmt.Errorf("list the clusters of scope %s in %s: %w", id.Scope, store, errors.Join(err, dcsErr))
+	}
+	var names []string
+	var only pg.SystemID
+	for _, c := range found {
+		if c.Group == id.Group {
+			names, only = append(names, c.Scope+"/"+c.SystemID.String()), c.SystemID
+		}
+	}
+	switch len(names) {
+	case 1:
+		return only, nil
+	case 0:
+		return 0, finding.WithHint(errors.Join(fmt.Errorf("%s holds nothing of scope %s", store, id.Scope), dcsErr), "check the scope and the repository's URL")
+	}
+	return 0, finding.WithHint(fmt.Errorf("%s holds %d incarnations of scope %s: %s", store, len(names), id.Scope, strings.Join(names, ", ")),
+		"name the one you mean with --cluster SCOPE/SYSTEM_IDENTIFIER")
+}
+
+// repository opens the cluster's part of the repository. With create the
+// place is made ready for its first use.
+func (n *node) repository(ctx context.Context, create bool) (*repo.Repo, error) {
+	store, err := n.store(ctx, create)
+	if err != nil {
+		return nil, err
+	}
+	id, err := n.scope()
+	if err != nil {
+		return nil, err
+	}
+	if id.SystemID, err = n.systemID(ctx); err != nil {
+		return nil, err
+	}
+	return repo.Open(store, id, n.repoOptions()), nil
+}
+
+func (n *node) repoOptions() repo.Options {
+	level := n.Backup.Level
+	if n.Backup.Compression == "none" {
+		level = repo.NoCompression
+	}
+	return repo.Options{Level: level, Log: n.log}
+}
