@@ -5,6 +5,7 @@ import "github.com/spf13/cobra"
 // commands lists every command in the order of the help.
 func (a *app) commands() []*cobra.Command {
 	return []*cobra.Command{
+		a.topologyCmd(),
 		a.versionCmd(),
 	}
 }
