@@ -46,7 +46,7 @@ var allowed = map[string][]string{
 	"dcs":         {},
 	"dcs/*":       {"dcs"},
 	"dcs/dcstest": {"dcs", "internal/servertest"},
-	"patroni":     {"dcs", "internal/finding", "internal/pg"},
+	"patroni":     {"dcs", "internal/finding", "internal/pg", "patroni/yaml11"},
 	"patroni/*":   {"internal/finding", "internal/pg", "patroni"},
 	"ha":          {"dcs", "internal/finding", "internal/pg", "patroni"},
 	"ha/watch":    {"dcs", "ha", "internal/finding", "internal/pg", "patroni"},
@@ -63,7 +63,7 @@ var onlyIn = map[string]string{
 	"github.com/klauspost/":        "backup/repo",
 	"github.com/spf13/":            "cmd/pgtender",
 	"golang.org/x/term":            "cmd/pgtender",
-	"github.com/Shopify/toxiproxy": "tests alone",
+	"github.com/Shopify/toxiproxy": "dcs/dcstest", // and tests
 }
 
 func TestLayers(t *testing.T) {
