@@ -361,7 +361,7 @@ func TestPutsBesideDeletes(t *testing.T) {
 	for i := range 4 {
 		go func() {
 			key := "a/b/c/" + string(rune('a'+i))
-			for range 40 {
+			for range 15 {
 				if err := storage.PutBytes(t.Context(), s, key, []byte(key), storage.PutOptions{IfAbsent: true}); err != nil {
 					errs <- err
 					return

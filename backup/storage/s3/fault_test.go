@@ -35,7 +35,7 @@ func TestStoreOnABadNetwork(t *testing.T) {
 	storagetest.Run(t, func(t testing.TB) storage.Store { return open(t, p.options(server.options())) })
 }
 
-const big = 17<<20 + 3 // three parts
+const big = 5<<20 + 3 // two parts of the least size
 
 // content gives bytes in which every place is different.
 func content(n int) []byte {

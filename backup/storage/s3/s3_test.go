@@ -9,5 +9,9 @@ import (
 
 func TestStore(t *testing.T) {
 	server := startServer(t)
-	storagetest.Run(t, func(t testing.TB) storage.Store { return open(t, server.options()) })
+	storagetest.Run(t, func(t testing.TB) storage.Store {
+		opts := server.options()
+		opts.PartSize = 0 // the default
+		return open(t, opts)
+	})
 }

@@ -57,7 +57,7 @@ func (s *server) options() s3.Options {
 	return s3.Options{
 		Bucket: bucket, Prefix: "test/" + strconv.Itoa(int(s.stores.Add(1))),
 		Endpoint: s.endpoint, PathStyle: true, AccessKey: accessKey, SecretKey: secretKey,
-		MaxBackoff: 50 * time.Millisecond, Budget: 30 * time.Second,
+		PartSize: 5 << 20, MaxBackoff: 50 * time.Millisecond, Budget: 30 * time.Second,
 	}
 }
 

@@ -40,8 +40,8 @@ func (e *enforcer) String() string        { return e.inner.String() }
 
 func (e *enforcer) Put(ctx context.Context, key string, src io.ReaderAt, size int64, opts storage.PutOptions) error {
 	h := sha256.New()
-	if _, err := io.Copy(h, io.NewSectionReader(src, 0, size)); err != nil {
-		return storage.NotAbsence(err)
+	if n, err := io.Copy(h, io.NewSectionReader(src, 0, size)); err != nil {
+		return storage.SourceError(key, n, size, err)
 	}
 	sum := [sha256.Size]byte(h.Sum(nil))
 	before, known := e.look(key)

@@ -91,12 +91,12 @@ func cancelledPut(t *testing.T, s storage.Store) {
 		cancel(errLease)
 		return len(p), nil
 	})
-	wantCancelled(t, "put", s.Put(ctx, "k", src, large, storage.PutOptions{}))
+	wantCancelled(t, "put", s.Put(ctx, "k", src, int64(large()), storage.PutOptions{}))
 	want(t, s, "k", old)
 }
 
 func cancelledGet(t *testing.T, s storage.Store) {
-	put(t, s, "k", random(9, medium))
+	put(t, s, "k", random(9, medium()))
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
 	r, err := s.Get(ctx, "k", 0, -1)

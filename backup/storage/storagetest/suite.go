@@ -112,7 +112,7 @@ func list(t testing.TB, s storage.Store, prefix, after string) []string {
 var noise = sync.OnceValue(func() []byte {
 	block := make([]byte, 1<<20+13)
 	rand.NewChaCha8([32]byte{}).Read(block)
-	return bytes.Repeat(block, large/len(block)+2)
+	return bytes.Repeat(block, large()/len(block)+2)
 })
 
 // random gives n bytes that do not compress, other ones for each seed. They
