@@ -54,14 +54,8 @@ func (s *Store) write(ctx context.Context, f *os.File, key string, src io.Reader
 			clear(padded[len(data):])
 			data = padded
 		}
-		_, err := f.WriteAt(data, off)
-		if direct && errors.Is(err, syscall.EINVAL) {
-			direct = false
-			if err = setDirect(f, false); err == nil {
-				_, err = f.WriteAt(data, off)
-			}
-		}
-		if err != nil {
+		var err error
+		if direct, err = writeAt(f, data, off, direct); err != nil {
 			return failed("put", key, err)
 		}
 		off += int64(len(data))
@@ -72,6 +66,19 @@ func (s *Store) write(ctx context.Context, f *os.File, key string, src io.Reader
 		}
 	}
 	return nil
+}
+
+// writeAt writes data, and gives up O_DIRECT where the file system refuses it
+// no earlier than now.
+func writeAt(f *os.File, data []byte, off int64, direct bool) (stillDirect bool, err error) {
+	_, err = f.WriteAt(data, off)
+	if direct && errors.Is(err, syscall.EINVAL) {
+		direct = false
+		if err = setDirect(f, false); err == nil {
+			_, err = f.WriteAt(data, off)
+		}
+	}
+	return direct, err
 }
 
 func writeSmall(ctx context.Context, f *os.File, key string, src io.ReaderAt, size int64) error {
