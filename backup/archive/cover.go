@@ -3,6 +3,7 @@ package archive
 import (
 	"context"
 	"fmt"
+	"iter"
 
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/pg"
@@ -66,35 +67,73 @@ func Ancestor(h pg.History, t pg.Timeline) (pg.History, bool) {
 // It judges names and lists as much as there is from there on, at one request
 // for a thousand objects; what the objects hold is not read.
 func Coverage(ctx context.Context, r *repo.Repo, h pg.History, size pg.SegmentSize, from pg.LSN) (Cover, error) {
-	first := size.SegmentOf(from)
 	archived := make(map[pg.SegmentNumber]int64)
-	for i := 0; i <= len(h.Forks); i++ {
-		t, begin := h.Timeline, pg.LSN(0)
-		if i < len(h.Forks) {
-			t = h.Forks[i].Parent
+	for o, err := range alongHistory(ctx, r, h, size, size.SegmentOf(from)) {
+		if err != nil {
+			return Cover{}, err
 		}
-		if i > 0 {
-			begin = h.Forks[i-1].Switch
-		}
-		if i < len(h.Forks) && size.SegmentOf(h.Forks[i].Switch) <= first {
-			continue // left before the segment asked for
-		}
-		own, _ := Ancestor(h, t)
-		for o, err := range r.Segments(ctx, repo.IncarnationOf(own), size, max(first, size.SegmentOf(begin))) {
-			if err != nil {
-				return Cover{}, fmt.Errorf("list archived WAL of timeline %s: %w", t, err)
-			}
-			n := o.Segment.Number
-			if i < len(h.Forks) && n >= size.SegmentOf(h.Forks[i].Switch) {
-				break // the switch segment is the next timeline's; past it lie orphans
-			}
-			if o.Plain() {
-				archived[n] = o.Object.Size
-			}
-		}
+		archived[o.Segment.Number] = o.Object.Size
 	}
 	return cover(h, size, from, archived), nil
 }
+
+// alongHistory lists the archived segments that h is made of, from number from
+// on, in order: of each timeline those that h takes from it.
+func alongHistory(ctx context.Context, r *repo.Repo, h pg.History, size pg.SegmentSize, from pg.SegmentNumber) iter.Seq2[repo.WALObject, error] {
+	return func(yield func(repo.WALObject, error) bool) {
+		for _, run := range runs(h, size) {
+			first := max(run.first, from)
+			if first >= run.end {
+				continue
+			}
+			for o, err := range r.Segments(ctx, run.incarnation, size, first) {
+				if err != nil {
+					yield(o, fmt.Errorf("list archived WAL of timeline %s: %w", run.incarnation, err))
+					return
+				}
+				if o.Segment.Number >= run.end {
+					break // the switch segment is the next timeline's; past it lie orphans
+				}
+				if o.Plain() && !yield(o, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// run is the part of a history's segments that come from the files of one
+// timeline: from first to before end.
+type run struct {
+	incarnation repo.Incarnation
+	first, end  pg.SegmentNumber
+}
+
+// runs divides the segments of h among its timelines, oldest first. A timeline
+// that no segment comes from is not among them.
+func runs(h pg.History, size pg.SegmentSize) []run {
+	var out []run
+	for i := range len(h.Forks) + 1 {
+		t := h.Timeline
+		if i < len(h.Forks) {
+			t = h.Forks[i].Parent
+		}
+		begin, _ := h.Begin(t)
+		r := run{first: size.SegmentOf(begin), end: noSegment}
+		if left, ok := h.End(t); ok {
+			r.end = size.SegmentOf(left)
+		}
+		if r.first < r.end {
+			own, _ := Ancestor(h, t)
+			r.incarnation = repo.IncarnationOf(own)
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// noSegment is greater than the number of any segment.
+const noSegment = pg.SegmentNumber(1<<64 - 1)
 
 // cover is Coverage's decision over what was listed: segments of h's own
 // files, by number, with their stored sizes.

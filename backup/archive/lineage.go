@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/pg"
@@ -40,10 +41,16 @@ func (e *AmbiguousError) Hint() string {
 	return "name the timeline to follow with --timeline, or make the DCS reachable so that the leader's history decides"
 }
 
+// leaderWait is how long the question who leads may take before the archived
+// histories decide: a DCS that hangs must not use up a fetch's few seconds.
+const leaderWait = 2 * time.Second
+
 // ResolveLineage finds the history to follow.
 func ResolveLineage(ctx context.Context, r *repo.Repo, opts LineageOptions) (Lineage, error) {
 	if opts.Timeline == 0 && opts.Leader != nil {
-		h, err := opts.Leader(ctx)
+		asked, cancel := context.WithTimeout(ctx, leaderWait)
+		h, err := opts.Leader(asked)
+		cancel()
 		switch {
 		case ctx.Err() != nil:
 			return Lineage{}, context.Cause(ctx)
@@ -128,15 +135,12 @@ func incarnations(histories []pg.History) []repo.Incarnation {
 	return out
 }
 
-// Serves reports whether a reader that follows h may have segment g: g's
-// timeline is part of h, and h had not left it before g's end. The segment
-// with a switch point comes from the new timeline.
+// Serves reports whether a reader that follows h may have segment g: h takes
+// the segment's WAL from the file of g's timeline. What lies at or past the
+// point where h left the timeline is not served, the segment with a switch
+// point comes from the new timeline.
 func Serves(h pg.History, size pg.SegmentSize, g pg.Segment) bool {
-	if _, ok := h.Begin(g.Timeline); !ok {
-		return false
-	}
-	end, left := h.End(g.Timeline)
-	return !left || g.Number < size.SegmentOf(end)
+	return SegmentTimeline(h, size, g.Number) == g.Timeline
 }
 
 // ServesHistory reports whether a reader that follows h may have the history

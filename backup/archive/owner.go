@@ -1,9 +1,95 @@
 package archive
 
 import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"time"
+
+	"github.com/pgtender/pgtender/backup/repo"
 )
+
+// OwnerDCS is the cluster's side of the owner id: where the DCS keeps it.
+type OwnerDCS struct {
+	Where string // which DCS, for messages
+	// Read gives the id by a fresh look, "" if there is none.
+	Read func(context.Context) (string, error)
+	// Create stores id unless there is one, and gives the one that is there
+	// then.
+	Create func(ctx context.Context, id string) (string, error)
+}
+
+// CheckOwner makes sure that the repository's part belongs to the cluster, and
+// claims a part that has no owner yet. dcs is nil where no DCS is configured.
+// The error is a refusal ([ErrForeignOwner]) or says that the repository could
+// not be read or written; that the DCS could not is none.
+func CheckOwner(ctx context.Context, r *repo.Repo, dcs *OwnerDCS) (OwnerDecision, error) {
+	for {
+		owner, seq, err := r.CurrentOwner(ctx)
+		if err != nil {
+			return OwnerDecision{}, fmt.Errorf("read the owner of %s: %w", r.Cluster(), err)
+		}
+		facts := OwnerFacts{Repository: owner.ID, NoDCS: dcs == nil}
+		if dcs != nil {
+			facts.DCS, facts.DCSError = dcs.Read(ctx)
+		}
+		d := DecideOwner(facts)
+		id, where := facts.DCS, ""
+		if dcs != nil {
+			where = dcs.Where
+		}
+		switch d.Action {
+		case OwnerGoOn, OwnerRefuse:
+			return d, d.Err()
+		case OwnerClaimDCS:
+			if id, err = dcs.Create(ctx, newOwnerID()); err != nil {
+				facts.DCSError = err
+				return DecideOwner(facts), ctx.Err()
+			}
+		case OwnerClaimWithout:
+			id = newOwnerID()
+		}
+		err = r.PutOwner(ctx, seq, repo.Owner{ID: id, Created: time.Now(), Where: where, Reason: d.Reason})
+		if !errors.Is(err, repo.ErrConflict) {
+			return d, err
+		}
+		// Somebody else was faster: what holds now decides. Each round means
+		// that an owner was added, so this ends.
+	}
+}
+
+// Adopt makes the cluster behind dcs the owner of the repository's part,
+// whoever owned it before. It gives the owner then in force.
+func Adopt(ctx context.Context, r *repo.Repo, dcs *OwnerDCS, reason string) (repo.Owner, error) {
+	current, seq, err := r.CurrentOwner(ctx)
+	if err != nil {
+		return repo.Owner{}, fmt.Errorf("read the owner of %s: %w", r.Cluster(), err)
+	}
+	next := repo.Owner{ID: newOwnerID(), Created: time.Now(), Reason: reason}
+	if dcs != nil {
+		next.Where = dcs.Where
+		id, err := dcs.Read(ctx)
+		if err == nil && id == "" {
+			id, err = dcs.Create(ctx, next.ID)
+		}
+		if err != nil {
+			return repo.Owner{}, fmt.Errorf("read the owner id in %s: %w", dcs.Where, err)
+		}
+		if id == current.ID {
+			return current, nil
+		}
+		next.ID = id
+	}
+	return next, r.PutOwner(ctx, seq, next)
+}
+
+func newOwnerID() string {
+	b := make([]byte, 16)
+	rand.Read(b) // never fails, see crypto/rand
+	return hex.EncodeToString(b)
+}
 
 // OwnerFacts are what is known of the owner id that binds the repository's
 // part to the cluster whose DCS holds the same id.

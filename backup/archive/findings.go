@@ -1,0 +1,63 @@
+package archive
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/pgtender/pgtender/internal/finding"
+	"github.com/pgtender/pgtender/internal/pg"
+)
+
+// Findings says what is wrong with the archive, and that nothing is if so.
+func (s *Status) Findings() []finding.Finding {
+	var out []finding.Finding
+	add := func(severity finding.Severity, hint, format string, args ...any) {
+		out = append(out, finding.Finding{Severity: severity, Text: fmt.Sprintf(format, args...), Hint: hint})
+	}
+	for _, a := range s.Alarms {
+		add(finding.Error, "when it is dealt with: pgtender wal acknowledge "+a.ID.String(), "alarm of %s about %s: %s", a.Time.Format("2006-01-02 15:04:05 MST"), a.Subject, a.Text)
+	}
+	if s.LineageError != nil {
+		add(finding.Warning, finding.Hint(s.LineageError), "it is not known which history the archived WAL is to follow: %v", s.LineageError)
+	}
+	count := make(map[pg.Timeline]int)
+	for i := range s.Timelines {
+		t := &s.Timelines[i]
+		count[t.Incarnation.Timeline]++
+		s.timelineFindings(t, add)
+	}
+	for i := range s.Timelines {
+		if t := s.Timelines[i].Incarnation.Timeline; count[t] > 1 {
+			add(finding.Warning, "this is in order after a restore to a point in time by a second cluster, or after two promotions at once; pgtender follows the leader's",
+				"the archive holds %d different timelines %s", count[t], t)
+			count[t] = 0
+		}
+	}
+	if len(out) == 0 && len(s.Timelines) > 0 {
+		add(finding.OK, "", "archived WAL has no hole and no conflict")
+	}
+	finding.Sort(out)
+	return out
+}
+
+func (s *Status) timelineFindings(t *TimelineStatus, add func(finding.Severity, string, string, ...any)) {
+	for _, h := range t.Holes {
+		first, last := h.Names(s.SegmentSize)
+		severity, hint := finding.Error, "look for them in each member's pg_wal and push what is there (pgtender archive-push PATH); otherwise take a new full backup, since no older one can be recovered past here"
+		if !t.OnLineage {
+			severity, hint = finding.Info, ""
+		}
+		if h.Count() == 1 {
+			add(severity, hint, "WAL segment %s is missing in the archive", first)
+		} else {
+			add(severity, hint, "%d WAL segments are missing in the archive, %s to %s", h.Count(), first, last)
+		}
+	}
+	if len(t.Conflicts) > 0 {
+		add(finding.Warning, "two servers wrote different WAL under these names; the proved leader's is used", "%d segments of timeline %s were archived twice with different content: %s",
+			len(t.Conflicts), t.Incarnation.Timeline, strings.Join(t.Conflicts[:min(len(t.Conflicts), 5)], ", "))
+	}
+	if t.Orphans > 0 {
+		add(finding.Info, "", "%d archived segments of timeline %s were left behind by a failover and are never served", t.Orphans, t.Incarnation)
+	}
+}

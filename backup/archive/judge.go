@@ -1,0 +1,262 @@
+package archive
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/internal/finding"
+	"github.com/pgtender/pgtender/internal/pg"
+	"github.com/pgtender/pgtender/internal/pg/wal"
+)
+
+// DamagedError means that a segment is not what PostgreSQL wrote, and recovery
+// would end inside it. It is refused: an archive that took it would say "ok" to
+// a loss, while the servers still have what the WAL did to their data, and
+// standbys perhaps a sound copy.
+type DamagedError struct {
+	Path string
+	Err  error // a *wal.CorruptError, which names the position
+}
+
+func (e *DamagedError) Error() string { return fmt.Sprintf("%s is damaged: %v", e.Path, e.Err) }
+
+// Unwrap gives Err.
+func (e *DamagedError) Unwrap() error { return e.Err }
+
+// Hint says what to do about it.
+func (e *DamagedError) Hint() string {
+	return "compare with the same file in a standby's pg_wal and put that one in its place; if no good one exists, archive-push --accept-damaged stores it as it is, and a new full backup must follow"
+}
+
+// IncompleteError means that WAL ends inside a segment although nothing is known
+// of its timeline having been left there. A standby that archives meets this
+// for a moment when its upstream is promoted, until it has the new timeline's
+// history.
+type IncompleteError struct {
+	Path string
+	End  pg.LSN // where WAL ends
+	Why  string // what stands there
+}
+
+func (e *IncompleteError) Error() string {
+	return fmt.Sprintf("WAL ends at %s inside %s (%s), and no history file says that the timeline was left there", e.End, e.Path, e.Why)
+}
+
+// judged is a segment that may be archived, with what is stored about it.
+type judged struct {
+	header          repo.WALHeader
+	blockMap, carry []byte
+}
+
+// judge checks a segment and decides as what it is archived.
+func (p *pusher) judge(ctx context.Context, f *segmentFile, name repo.WALName, own pg.History) (*judged, error) {
+	seg, err := pg.ParseSegment(name.Segment, f.size)
+	if err != nil {
+		return nil, fmt.Errorf("%w: the file says that segments have %d bytes", err, f.size)
+	}
+	expect := wal.Expect{SystemID: p.repo.Cluster().SystemID, SegmentSize: f.size, Segment: seg, Unfinished: true}
+	in, err := wal.InspectFile(f, f.length, expect)
+	switch {
+	case errors.Is(err, wal.ErrForeign):
+		return nil, finding.WithHint(err, "the file is not what its name and this configuration say; check scope and repository, and that nothing else writes into pg_wal")
+	case errors.Is(err, wal.ErrCorrupt) && name.Partial:
+		// Recovery never reads a .partial file; it is kept for people, who
+		// get what there is.
+		return unchecked(f, seg, own, repo.WALPartial|repo.WALUnchecked, p.repo), nil
+	case errors.Is(err, wal.ErrCorrupt) && p.opts.AcceptDamaged:
+		return unchecked(f, seg, own, repo.WALChainBreak|repo.WALNoRecordStart, p.repo), nil
+	case errors.Is(err, wal.ErrCorrupt):
+		return nil, &DamagedError{p.opts.Path, err}
+	case err != nil:
+		return nil, err
+	}
+	if !name.Partial && in.Info.Complete() {
+		return p.accept(f, seg, own, in, false)
+	}
+	if left, ok := leftIn(ctx, p.repo, p.opts.walDir(), own, f.size, seg); ok {
+		expect.Until = left
+		if until, err := wal.InspectFile(f, f.length, expect); err == nil {
+			return p.accept(f, seg, own, until, true)
+		}
+	} else if !name.Partial {
+		return p.ended(f, seg, own, in)
+	}
+	if in.Info.End == in.Info.Start { // no record is whole
+		return unchecked(f, seg, own, repo.WALPartial|repo.WALUnchecked, p.repo), nil
+	}
+	return p.accept(f, seg, own, in, true)
+}
+
+// ended judges a segment under its full name in which WAL ends for no known
+// reason. If the next segment exists, WAL does go on, and so the end is damage.
+func (p *pusher) ended(f *segmentFile, seg pg.Segment, own pg.History, in *wal.Inspection) (*judged, error) {
+	if !followed(p.opts.walDir(), f.size, seg) {
+		return nil, &IncompleteError{p.opts.Path, in.Info.End, in.Info.Remark}
+	}
+	if p.opts.AcceptDamaged {
+		return unchecked(f, seg, own, repo.WALChainBreak|repo.WALNoRecordStart, p.repo), nil
+	}
+	return nil, &DamagedError{p.opts.Path, fmt.Errorf("WAL ends at %s, but the next segment exists: %s: %w", in.Info.End, in.Info.Remark, wal.ErrCorrupt)}
+}
+
+// accept makes the header of a sound segment.
+func (p *pusher) accept(f *segmentFile, seg pg.Segment, own pg.History, in *wal.Inspection, partial bool) (*judged, error) {
+	info := &in.Info
+	for _, t := range []pg.Timeline{info.FirstTimeline, info.LastTimeline} {
+		if _, ok := own.Begin(t); !ok {
+			return nil, finding.WithHint(
+				fmt.Errorf("it has pages of timeline %s, which the history of timeline %s does not know: %w", t, own.Timeline, wal.ErrForeign),
+				"compare the history file in pg_wal with the archived ones")
+		}
+	}
+	j := &judged{header: f.header(p.repo, seg, own, walFlags(info)), carry: in.Carry.Encode()}
+	if partial {
+		j.header.Flags |= repo.WALPartial
+	}
+	if !info.Flags.BreaksChain() {
+		j.blockMap = in.Map.Encode()
+	}
+	j.header.End = info.End
+	j.header.FirstRecord, j.header.FirstPrev, j.header.LastRecord = info.First, info.FirstPrev, info.Last
+	return j, nil
+}
+
+// walFlags translates what the reader says into what the format has.
+func walFlags(info *wal.Info) repo.WALFlags {
+	var out repo.WALFlags
+	for from, to := range map[wal.Flags]repo.WALFlags{
+		wal.FlagStartsInRecord: repo.WALStartsInside, wal.FlagEndsInRecord: repo.WALEndsInside, wal.FlagOverwrites: repo.WALOverwritten,
+	} {
+		if info.Flags&from != 0 {
+			out |= to
+		}
+	}
+	if info.Flags.BreaksChain() {
+		out |= repo.WALChainBreak
+	}
+	if info.First == 0 {
+		out |= repo.WALNoRecordStart
+	}
+	if info.Tail == wal.TailSwitch {
+		out |= repo.WALSwitch
+	}
+	return out
+}
+
+// unchecked archives a segment whole, without a claim about its content.
+func unchecked(f *segmentFile, seg pg.Segment, own pg.History, flags repo.WALFlags, r *repo.Repo) *judged {
+	return &judged{header: f.header(r, seg, own, flags)}
+}
+
+// segmentFile is a segment opened for reading.
+type segmentFile struct {
+	*os.File
+	path   string
+	info   os.FileInfo
+	length int64
+	size   pg.SegmentSize // as the first page says, else the file's length
+	magic  uint16
+}
+
+// openSegment opens a segment and reads its segment size from the first page
+// (XLogLongPageHeaderData, xlog_internal.h).
+func openSegment(path string) (*segmentFile, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	f := &segmentFile{File: file, path: path}
+	if err := f.look(); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return f, nil
+}
+
+func (f *segmentFile) look() (err error) {
+	if f.info, err = f.Stat(); err != nil {
+		return err
+	}
+	f.length = f.info.Size()
+	if !pg.SegmentSize(f.length).Valid() || f.length > 1<<30 || !f.info.Mode().IsRegular() {
+		return fmt.Errorf("%s has %d bytes, which no WAL segment has", f.path, f.length)
+	}
+	f.size = pg.SegmentSize(f.length)
+	var head [pageHeader]byte
+	if _, err := f.ReadAt(head[:], 0); err != nil {
+		return err
+	}
+	f.magic = binary.LittleEndian.Uint16(head[:])
+	if said, ok := segmentSizeIn(head[:]); ok {
+		f.size = said
+	}
+	return nil
+}
+
+const (
+	pageHeader = 40     // bytes of a segment's first page header
+	longHeader = 0x0002 // XLP_LONG_HEADER
+)
+
+// segmentSizeIn gives the segment size that the first page of a segment names.
+func segmentSizeIn(head []byte) (pg.SegmentSize, bool) {
+	size := pg.SegmentSize(binary.LittleEndian.Uint32(head[32:]))
+	return size, binary.LittleEndian.Uint16(head[2:])&longHeader != 0 && size.Valid()
+}
+
+// header gives the header of the whole file as it is.
+func (f *segmentFile) header(r *repo.Repo, seg pg.Segment, own pg.History, flags repo.WALFlags) repo.WALHeader {
+	return repo.WALHeader{
+		Flags: flags, SystemID: r.Cluster().SystemID, Incarnation: repo.IncarnationOf(own), Segment: seg.Number,
+		SegmentSize: f.size, PageMagic: f.magic, End: f.size.Start(seg.Number + 1),
+	}
+}
+
+// key gives the key under which the file would lie if its name is right.
+func (f *segmentFile) key(r *repo.Repo, own pg.History, name repo.WALName) (string, bool) {
+	seg, err := pg.ParseSegment(name.Segment, f.size)
+	if err != nil {
+		return "", false
+	}
+	var flags repo.WALFlags
+	if name.Partial {
+		flags = repo.WALPartial
+	}
+	h := f.header(r, seg, own, flags)
+	return r.WALKey(&h), true
+}
+
+// unchanged reports an error if the file is no longer the one of its name. A
+// segment that is not kept for the archiver is renamed before it is written
+// anew (InstallXLogFileSegment, xlog.c), so a name that still leads to the file
+// proves that what was read is what was there.
+func (f *segmentFile) unchanged() error {
+	now, err := os.Stat(f.path)
+	if err != nil {
+		return fmt.Errorf("look whether the segment is still in place: %w", err)
+	}
+	if !os.SameFile(f.info, now) || now.Size() != f.length {
+		return fmt.Errorf("%s was removed or recycled while it was read", f.path)
+	}
+	return nil
+}
+
+// followed reports whether the next segment of the same timeline is in dir and
+// has been written to; a recycled file still holds its old position.
+func followed(dir string, size pg.SegmentSize, seg pg.Segment) bool {
+	next := pg.Segment{Timeline: seg.Timeline, Number: seg.Number + 1}
+	f, err := os.Open(filepath.Join(dir, next.Name(size)))
+	if err != nil {
+		return false
+	}
+	defer f.Close() // opened for reading
+	var head [pageHeader]byte
+	if _, err := f.ReadAt(head[:], 0); err != nil {
+		return false
+	}
+	return pg.LSN(binary.LittleEndian.Uint64(head[8:])) == size.Start(next.Number) && pg.Timeline(binary.LittleEndian.Uint32(head[4:])) == seg.Timeline
+}

@@ -1,0 +1,132 @@
+package archive
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/internal/pg"
+	"github.com/pgtender/pgtender/internal/pg/wal"
+)
+
+// ahead is how many segments behind the one asked for a listing looks at. They
+// come with the same request.
+const ahead = 256
+
+// listing is what one request showed from a segment on.
+type listing struct {
+	object repo.WALObject   // the one that counts, if found
+	found  bool             // the segment asked for is archived
+	last   pg.SegmentNumber // up to which all segments are archived, if found
+}
+
+// locate finds the object that counts for a segment of one incarnation.
+func locate(ctx context.Context, r *repo.Repo, i repo.Incarnation, size pg.SegmentSize, n pg.SegmentNumber) (listing, error) {
+	var same []repo.WALObject
+	l := listing{last: n}
+	for o, err := range r.Segments(ctx, i, size, n) {
+		if err != nil {
+			return listing{}, err
+		}
+		switch {
+		case o.Key.WAL.Partial || o.Key.WAL.Backup:
+		case o.Segment.Number == n:
+			same = append(same, o)
+		case o.Segment.Number == l.last+1:
+			l.last++
+		}
+		if o.Segment.Number > l.last+1 || l.last >= n+ahead {
+			break
+		}
+	}
+	l.object, l.found = authoritative(same)
+	return l, nil
+}
+
+// authoritative chooses among the objects of one segment: one that a proved
+// leader stored beside the first, else the first; of several beside it the
+// latest by the store's clock, for leaders follow one another.
+func authoritative(same []repo.WALObject) (repo.WALObject, bool) {
+	if len(same) == 0 {
+		return repo.WALObject{}, false
+	}
+	best := same[0]
+	for _, o := range same[1:] {
+		switch {
+		case o.Conflicting() != best.Conflicting():
+			if o.Conflicting() {
+				best = o
+			}
+		case o.Object.Modified.After(best.Object.Modified):
+			best = o
+		}
+	}
+	return best, true
+}
+
+// Source gives the archived segments of one history to readers of WAL. It
+// implements [wal.Source]: a segment that is not archived is an
+// [fs.ErrNotExist], a damaged object a [repo.ErrCorrupt]. A segment is verified
+// whole before it is handed out, and kept in memory, or in an unlinked
+// temporary file where segments are larger than 64 MiB. It holds no state.
+type Source struct {
+	Repo        *repo.Repo
+	History     pg.History
+	SegmentSize pg.SegmentSize
+	TempDir     string // for temporary files; "" means os.TempDir
+}
+
+// Open gives segment n from the timeline that the history takes it from.
+func (s *Source) Open(ctx context.Context, n pg.SegmentNumber) (wal.File, pg.Timeline, error) {
+	t := SegmentTimeline(s.History, s.SegmentSize, n)
+	own, _ := Ancestor(s.History, t)
+	l, err := locate(ctx, s.Repo, repo.IncarnationOf(own), s.SegmentSize, n)
+	if err != nil {
+		return nil, 0, err
+	}
+	if !l.found {
+		name := pg.Segment{Timeline: t, Number: n}.Name(s.SegmentSize)
+		return nil, 0, fmt.Errorf("read segment %s from the archive: %w", name, fs.ErrNotExist)
+	}
+	f, err := s.read(ctx, l.object.Object.Key)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%s was listed, and is gone: %v", l.object.Object.Key, err)
+	}
+	return f, t, err
+}
+
+const maxSourceMemory = 64 << 20
+
+func (s *Source) read(ctx context.Context, key string) (wal.File, error) {
+	if s.SegmentSize <= maxSourceMemory {
+		var b bytes.Buffer
+		b.Grow(int(s.SegmentSize))
+		if _, err := s.Repo.ReadWAL(ctx, key, &b); err != nil {
+			return nil, err
+		}
+		return memoryFile{bytes.NewReader(b.Bytes())}, nil
+	}
+	f, err := os.CreateTemp(s.TempDir, "pgtender-wal-*")
+	if err != nil {
+		return nil, err
+	}
+	err = os.Remove(f.Name())
+	if err == nil {
+		_, err = s.Repo.ReadWAL(ctx, key, f)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// memoryFile is a file in memory.
+type memoryFile struct{ *bytes.Reader }
+
+func (memoryFile) Close() error { return nil }
+
+var _ wal.Source = (*Source)(nil)

@@ -1,0 +1,382 @@
+package archive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/internal/finding"
+	"github.com/pgtender/pgtender/internal/pg"
+)
+
+// Proof is what is known about the pusher's right to decide a conflict.
+type Proof int
+
+// The proofs. Only Leader lets a segment count beside a different one of the
+// same name.
+const (
+	Unknown   Proof = iota // the DCS could not be asked, or its answer is not clear
+	NotLeader              // somebody else leads, or nobody
+	Leader                 // this member leads, by a fresh look at the right owner's DCS
+)
+
+func (p Proof) String() string {
+	switch p {
+	case Leader:
+		return "the leader"
+	case NotLeader:
+		return "not the leader"
+	}
+	return "not known to be the leader"
+}
+
+// PushOptions say what to push. Path is required; the rest may be zero.
+type PushOptions struct {
+	// Path is the file as archive_command's %p gives it: relative to the
+	// working directory, or absolute as Patroni has it.
+	Path string
+	// WALDir is where timeline histories and neighbours of the file lie; ""
+	// means the file's own directory.
+	WALDir string
+	// SystemID is the cluster's, by pg_control or Patroni; zero: not known
+	// beyond what the repository's part is named after.
+	SystemID pg.SystemID
+	// Member is this member's name, for alarms.
+	Member string
+
+	// CheckOwner refuses by its error to write to a part of the repository
+	// that is another cluster's, see the function [CheckOwner]. nil: no check.
+	CheckOwner func(context.Context) error
+	// Leadership says by a fresh look whether this member leads. It is called
+	// only when a segment conflicts with the archived one. An error counts as
+	// Unknown; nil: always Unknown.
+	Leadership func(context.Context) (Proof, error)
+
+	// AcceptDamaged stores a segment in spite of damage inside it. It is for
+	// an operator who has looked: recovery will most likely end there, and no
+	// incremental backup or catchup leans on it.
+	AcceptDamaged bool
+	// BackfillBudget bounds the time that the push of a history file may spend
+	// on WAL of the timelines before, see [Backfill]; 0 means two minutes.
+	BackfillBudget time.Duration
+
+	Log *slog.Logger // nil discards
+}
+
+func (o *PushOptions) walDir() string {
+	if o.WALDir != "" {
+		return o.WALDir
+	}
+	return filepath.Dir(o.Path)
+}
+
+// Outcome is what became of a pushed file. All outcomes are successes: the
+// archive holds the content.
+type Outcome string
+
+// The outcomes.
+const (
+	Stored          Outcome = "stored"
+	AlreadyArchived Outcome = "already archived"
+	StoredBeside    Outcome = "stored beside a different one" // as a proved leader's
+)
+
+// PushResult tells where a pushed file is now.
+type PushResult struct {
+	// Name is the file's name in the archive. It is the file's own, except that
+	// a timeline's unfinished last segment is archived as .partial whatever it
+	// was called.
+	Name        string
+	Incarnation repo.Incarnation
+	Key         string
+	Outcome     Outcome
+	Backfill    *BackfillResult // of a history file
+}
+
+// ConflictError means that a file conflicts with the archived one and that the
+// pusher was not proved to be the leader. The content is kept in quarantine,
+// but nothing is ever served from there.
+type ConflictError struct {
+	Name       string
+	Existing   string // key of the archived one
+	Quarantine string // key of this one
+	Proof      Proof
+	Cause      error // why the proof is Unknown, if that is known
+}
+
+func (e *ConflictError) Error() string {
+	s := fmt.Sprintf("%s differs from the archived one (%s), and this member is %s", e.Name, e.Existing, e.Proof)
+	if e.Cause != nil {
+		s += fmt.Sprintf(" (%v)", e.Cause)
+	}
+	return s + "; it is kept in quarantine as " + e.Quarantine
+}
+
+// Hint says what to do about it.
+func (e *ConflictError) Hint() string {
+	return "two servers wrote different WAL under one name: find out which one the cluster's history follows (pgtender topology, pgtender info); the leader's is taken as soon as it is proved to lead"
+}
+
+// Unwrap makes it a [repo.ErrConflict]; Cause is told in the text only.
+func (e *ConflictError) Unwrap() error { return repo.ErrConflict }
+
+// ErrNotArchivable means that a file is none that PostgreSQL archives.
+var ErrNotArchivable = errors.New("it is no WAL segment, timeline history or backup history file")
+
+// Push puts one file of pg_wal into the archive. It returns nil once the
+// content is in the repository, durably and under its own name or, from a
+// proved leader, beside a different one. Any error means that PostgreSQL must
+// keep the file and try again; repeating is always safe. Several may push the
+// same file at once.
+//
+// A segment is read whole and checked before it is stored: its pages must be of
+// this cluster and lie where the name says, every record in it must be intact,
+// and WAL must go on past it, or its timeline must be known to end in it. See
+// [DamagedError] and [IncompleteError] for what is refused.
+func Push(ctx context.Context, r *repo.Repo, opts PushOptions) (PushResult, error) {
+	p := &pusher{repo: r, opts: opts, log: opts.Log, name: filepath.Base(opts.Path)}
+	if p.log == nil {
+		p.log = slog.New(slog.DiscardHandler)
+	}
+	if have := r.Cluster().SystemID; opts.SystemID != 0 && opts.SystemID != have {
+		return PushResult{}, finding.WithHint(
+			fmt.Errorf("archive %s: this cluster's system identifier is %s, the repository's part is of %s", p.name, opts.SystemID, have),
+			"scope and repository of the configuration belong to another cluster")
+	}
+	result, err := p.push(ctx)
+	if err != nil {
+		return result, fmt.Errorf("archive %s: %w", p.name, err)
+	}
+	p.log.InfoContext(ctx, "archived", "file", result.Name, "outcome", string(result.Outcome), "timeline", result.Incarnation.String())
+	return result, nil
+}
+
+type pusher struct {
+	repo *repo.Repo
+	opts PushOptions
+	log  *slog.Logger
+	name string
+}
+
+func (p *pusher) push(ctx context.Context) (PushResult, error) {
+	name, err := repo.ParseWALName(p.name)
+	switch {
+	case err != nil:
+		return PushResult{}, finding.WithHint(ErrNotArchivable, "archive_command must pass %%p, as in: pgtender archive-push %%p")
+	case name.History != 0:
+		return p.history(ctx, name.History)
+	case name.Backup:
+		return p.backupHistory(ctx, name)
+	}
+	return p.segment(ctx, name)
+}
+
+// owner runs the owner's check.
+func (p *pusher) owner(ctx context.Context) error {
+	if p.opts.CheckOwner == nil {
+		return nil
+	}
+	return p.opts.CheckOwner(ctx)
+}
+
+// maxHistoryFile is more than any history or backup history file has. A line
+// of a history is some 60 bytes, so that is 17,000 failovers.
+const maxHistoryFile = 1 << 20
+
+// small reads a file that is no segment.
+func small(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() // opened for reading
+	content, err := io.ReadAll(io.LimitReader(f, maxHistoryFile+1))
+	if err == nil && len(content) > maxHistoryFile {
+		err = fmt.Errorf("read %s: it has more than %d bytes", path, maxHistoryFile)
+	}
+	return content, err
+}
+
+// history archives a timeline's history, then what the failover left behind of
+// the timelines before.
+func (p *pusher) history(ctx context.Context, t pg.Timeline) (PushResult, error) {
+	content, err := small(p.opts.Path)
+	if err != nil {
+		return PushResult{}, err
+	}
+	h, err := pg.ParseHistory(t, content)
+	if err != nil {
+		return PushResult{}, err
+	}
+	if err := p.owner(ctx); err != nil {
+		return PushResult{}, err
+	}
+	result := PushResult{Name: p.name, Incarnation: repo.IncarnationOf(h), Outcome: Stored}
+	result.Key = p.repo.Key(repo.Key{Kind: repo.KeyHistory, Incarnation: result.Incarnation})
+	if _, _, err := p.repo.History(ctx, result.Incarnation); err == nil {
+		result.Outcome = AlreadyArchived
+	} else if _, err := p.repo.PutHistory(ctx, t, content); err != nil {
+		return PushResult{}, err
+	}
+	opts := p.opts
+	opts.WALDir, opts.CheckOwner = opts.walDir(), nil // the owner is checked
+	filled, err := Backfill(ctx, p.repo, h, opts)
+	if err != nil {
+		// The history itself is archived, which is all that was asked.
+		p.log.WarnContext(ctx, "WAL of the timelines before may be missing in the archive", "timeline", t.String(), "error", err)
+	}
+	result.Backfill = &filled
+	return result, nil
+}
+
+// backupHistory archives a backup history file, which tells people about a
+// base backup; recovery does not need it.
+func (p *pusher) backupHistory(ctx context.Context, name repo.WALName) (PushResult, error) {
+	content, err := small(p.opts.Path)
+	if err != nil {
+		return PushResult{}, err
+	}
+	if err := p.owner(ctx); err != nil {
+		return PushResult{}, err
+	}
+	own, err := incarnation(ctx, p.repo, p.opts.walDir(), name.Timeline())
+	if err != nil {
+		return PushResult{}, err
+	}
+	size, err := p.segmentSize(ctx)
+	if err != nil {
+		return PushResult{}, err
+	}
+	result := PushResult{Name: p.name, Incarnation: repo.IncarnationOf(own), Outcome: Stored}
+	if result.Key, err = p.repo.BackupHistoryKey(result.Incarnation, name, size); err != nil {
+		return PushResult{}, err
+	}
+	err = p.repo.PutBackupHistory(ctx, result.Key, content)
+	if !errors.Is(err, repo.ErrConflict) {
+		return result, err
+	}
+	digest := repo.DigestOf(content)
+	return p.conflict(ctx, contender{
+		result: result, finding: err, digest: digest,
+		quarantine: p.repo.Key(repo.Key{Kind: repo.KeyQuarantine, Incarnation: result.Incarnation, WAL: name, Conflict: digest}),
+		// There is no place beside the archived one for a file that nothing
+		// but people reads, so a leader's goes to quarantine as well.
+		putQuarantine: func() error { return p.repo.QuarantineBackupHistory(ctx, result.Key, content) },
+	})
+}
+
+// segmentSize gives the cluster's segment size where the file does not tell it:
+// by a segment beside it, else by the archive.
+func (p *pusher) segmentSize(ctx context.Context) (pg.SegmentSize, error) {
+	if size, ok := localSegmentSize(p.opts.walDir()); ok {
+		return size, nil
+	}
+	return SegmentSize(ctx, p.repo)
+}
+
+// segment archives a whole segment, or a .partial one. The repository is asked
+// while the file is read, checked and compressed.
+func (p *pusher) segment(ctx context.Context, name repo.WALName) (PushResult, error) {
+	f, err := openSegment(p.opts.Path)
+	if err != nil {
+		return PushResult{}, err
+	}
+	defer f.Close() // opened for reading
+	own, err := incarnation(ctx, p.repo, p.opts.walDir(), name.Timeline())
+	if err != nil {
+		return PushResult{}, err
+	}
+	var d *repo.WALData
+	var there repo.WALHeader // zero: not known
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return p.owner(gctx) })
+	g.Go(func() error {
+		key, ok := f.key(p.repo, own, name)
+		if ok {
+			there, _ = p.repo.ReadWALHeader(gctx, key) // otherwise the put will tell
+		}
+		return nil
+	})
+	g.Go(func() error {
+		var err error
+		d, err = p.encode(gctx, f, name, own)
+		return err
+	})
+	err = g.Wait()
+	if d != nil {
+		defer d.Close()
+	}
+	if err != nil {
+		return PushResult{}, p.refused(ctx, err)
+	}
+	return p.put(ctx, d, there)
+}
+
+// encode checks and encodes the segment.
+func (p *pusher) encode(ctx context.Context, f *segmentFile, name repo.WALName, own pg.History) (*repo.WALData, error) {
+	j, err := p.judge(ctx, f, name, own)
+	if err != nil {
+		return nil, err
+	}
+	d, err := p.repo.EncodeWAL(j.header, j.blockMap, j.carry, f)
+	if err != nil {
+		return nil, err
+	}
+	return d, f.unchanged()
+}
+
+// put stores an encoded segment unless it is there already.
+func (p *pusher) put(ctx context.Context, d *repo.WALData, there repo.WALHeader) (PushResult, error) {
+	h := &d.Header
+	result := PushResult{Name: h.Name().String(), Incarnation: h.Incarnation, Key: p.repo.WALKey(h), Outcome: Stored}
+	if there.Equal(h) {
+		result.Outcome = AlreadyArchived
+		return result, nil
+	}
+	err := p.repo.PutWAL(ctx, result.Key, d)
+	switch {
+	case err == nil:
+		return result, nil
+	case errors.Is(err, repo.ErrConflict):
+	case errors.Is(err, repo.ErrCorrupt):
+		// What lies there is not this segment whatever it was, and the
+		// archiver of a leader must not wait for ever.
+	default:
+		// The answer may have been lost, and then everything is in order.
+		if existing, readErr := p.repo.ReadWALHeader(ctx, result.Key); readErr == nil && existing.Equal(h) {
+			return result, nil
+		}
+		return PushResult{}, err
+	}
+	return p.conflict(ctx, contender{
+		result: result, finding: err, digest: h.Digest,
+		beside: p.repo.WALConflictKey(h), quarantine: p.repo.WALQuarantineKey(h),
+		there: func(key string) bool {
+			existing, err := p.repo.ReadWALHeader(ctx, key)
+			return err == nil && existing.Equal(h)
+		},
+		putBeside:     func() error { return p.repo.PutWAL(ctx, p.repo.WALConflictKey(h), d) },
+		putQuarantine: func() error { return p.repo.PutWAL(ctx, p.repo.WALQuarantineKey(h), d) },
+	})
+}
+
+// refused raises the alarm for damage, which no retry mends.
+func (p *pusher) refused(ctx context.Context, err error) error {
+	var damaged *DamagedError
+	if !errors.As(err, &damaged) {
+		return err
+	}
+	alarm := Alarm{Kind: AlarmDamage, Subject: p.name, Member: p.opts.Member, Text: err.Error()}
+	if alarmErr := Raise(ctx, p.repo, alarm); alarmErr != nil {
+		p.log.WarnContext(ctx, "alarm could not be stored", "file", p.name, "error", alarmErr)
+	}
+	return err
+}
