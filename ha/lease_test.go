@@ -3,6 +3,7 @@ package ha_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -53,9 +54,9 @@ func TestOneBackupOfAClusterRunsAtATime(t *testing.T) {
 
 func TestABackupEndsWithItsLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		down := false
+		var down atomic.Bool
 		store := mem.NewServer().Open(mem.Options{Fault: func(context.Context, mem.Op, string) (bool, error) {
-			if down {
+			if down.Load() {
 				return false, dcs.ErrUnavailable
 			}
 			return false, nil
@@ -66,13 +67,11 @@ func TestABackupEndsWithItsLease(t *testing.T) {
 		}
 		defer release()
 		synctest.Wait()
-		down = true
+		down.Store(true)
 		<-held.Done()
 		if cause := context.Cause(held); !errors.Is(cause, dcs.ErrLeaseLost) {
 			t.Errorf("cause %v", cause)
 		}
-		synctest.Wait()
-		down = false
 	})
 }
 

@@ -56,7 +56,12 @@ func parse(t *testing.T, changes map[string]string) patroni.Cluster {
 }
 
 func changed(t *testing.T, changes map[string]string) map[string]string {
-	all := maps.Clone(keys(t, "4.1.4"))
+	t.Helper()
+	return changedFrom(keys(t, "4.1.4"), changes)
+}
+
+func changedFrom(base, changes map[string]string) map[string]string {
+	all := maps.Clone(base)
 	for name, value := range changes {
 		if value == "-" {
 			delete(all, prefix+"/"+name)
