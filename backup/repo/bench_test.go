@@ -1,0 +1,198 @@
+//go:build cgo
+
+package repo_test
+
+import (
+	"context"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"iter"
+	"syscall"
+	"testing"
+
+	"github.com/DataDog/zstd"
+	"github.com/zeebo/xxh3"
+
+	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/backup/repo/repotest"
+	"github.com/pgtender/pgtender/backup/storage"
+	"github.com/pgtender/pgtender/backup/storage/mem"
+)
+
+// discard takes everything and keeps nothing, so that writing alone is measured.
+type discard struct{ storage.Store }
+
+func (discard) Put(_ context.Context, _ string, src io.ReaderAt, size int64, _ storage.PutOptions) error {
+	return nil
+}
+
+func (discard) List(context.Context, string, string) iter.Seq2[storage.Object, error] {
+	return func(func(storage.Object, error) bool) {}
+}
+
+var benchPages = pages(1, 4096, 0) // 32 MiB
+
+func BenchmarkWriteRun(b *testing.B) {
+	for _, level := range []int{1, 3, repo.NoCompression} {
+		b.Run(fmt.Sprintf("level %d", level), func(b *testing.B) {
+			r := repo.Open(discard{mem.New()}, repotest.Cluster, repo.Options{Level: level})
+			w, err := r.Create(b.Context(), repotest.ID(1), repo.WriteOptions{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer w.Close()
+			p := w.Pack()
+			b.SetBytes(repo.MaxFrame)
+			b.ReportAllocs()
+			stored := 0
+			cpu := cpuTime(b)
+			for i := 0; b.Loop(); i++ {
+				off := i * repo.MaxFrame % len(benchPages)
+				f, err := p.WriteRun(b.Context(), 1, uint32(i*8), benchPages[off:off+repo.MaxFrame])
+				if err != nil {
+					b.Fatal(err)
+				}
+				stored += int(f.Length)
+			}
+			b.ReportMetric(float64(b.N)*repo.MaxFrame/float64(stored), "ratio")
+			cpu(repo.MaxFrame)
+			if err := p.Close(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+}
+
+// BenchmarkBareLoop is the same work without a format: digest, page hashes,
+// libzstd at level 1, checksum. WriteRun is to be compared with it.
+func BenchmarkBareLoop(b *testing.B) {
+	table := crc32.MakeTable(crc32.Castagnoli)
+	z := zstd.NewCtx()
+	dst := make([]byte, zstd.CompressBound(repo.MaxFrame))
+	b.SetBytes(repo.MaxFrame)
+	cpu := cpuTime(b)
+	for i := 0; b.Loop(); i++ {
+		off := i * repo.MaxFrame % len(benchPages)
+		raw := benchPages[off : off+repo.MaxFrame]
+		xxh3.Hash128(raw)
+		for p := range 8 {
+			xxh3.Hash(raw[p*bs : (p+1)*bs])
+		}
+		out, err := z.CompressLevel(dst, raw, 1)
+		if err != nil {
+			b.Fatal(err)
+		}
+		crc32.Checksum(out, table)
+	}
+	cpu(repo.MaxFrame)
+}
+
+// cpuTime starts a clock of processor time; what it gives reports the rate,
+// which a busy machine does not distort as it does the wall's.
+func cpuTime(b *testing.B) func(bytes int) {
+	used := func() float64 {
+		var u syscall.Rusage
+		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+			b.Fatal(err)
+		}
+		return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
+	}
+	start := used()
+	return func(bytes int) {
+		b.ReportMetric(float64(b.N)*float64(bytes)/1e6/(used()-start), "MB/cpu-s")
+	}
+}
+
+func BenchmarkFetch(b *testing.B) {
+	for _, workers := range []int{1, 2} {
+		b.Run(fmt.Sprintf("%d workers", workers), func(b *testing.B) {
+			r := repo.Open(mem.New(), repotest.Cluster, repo.Options{})
+			if _, err := writeFull(b.Context(), r, repotest.ID(1), tree{"base/1/1": benchPages}, repo.WriteOptions{}); err != nil {
+				b.Fatal(err)
+			}
+			m, err := r.OpenManifest(b.Context(), repotest.ID(1))
+			if err != nil {
+				b.Fatal(err)
+			}
+			var wants []repo.Want
+			for e, err := range m.Entries(b.Context()) {
+				if err != nil {
+					b.Fatal(err)
+				}
+				wants = append(wants, repo.Want{Entry: e})
+			}
+			b.SetBytes(int64(len(benchPages)))
+			b.ReportAllocs()
+			cpu := cpuTime(b)
+			for b.Loop() {
+				err := m.Fetch(b.Context(), m.Locate(b.Context(), values(wants)), repo.FetchOptions{Workers: workers}, func(context.Context, repo.Read, []byte) error { return nil })
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+			cpu(len(benchPages))
+		})
+	}
+}
+
+func BenchmarkEncodeWAL(b *testing.B) {
+	r := repo.Open(discard{mem.New()}, repotest.Cluster, repo.Options{})
+	h := walHeader()
+	h.SegmentSize = 16 << 20
+	h.FirstRecord, h.LastRecord = 0, 0
+	h.End = h.Start() + 16<<20
+	b.SetBytes(16 << 20)
+	for b.Loop() {
+		d, err := r.EncodeWAL(h, nil, nil, readerAt(benchPages))
+		if err != nil {
+			b.Fatal(err)
+		}
+		d.Close()
+	}
+}
+
+type readerAt []byte
+
+func (r readerAt) ReadAt(p []byte, off int64) (int, error) { return copy(p, r[off:]), nil }
+
+func BenchmarkEntries(b *testing.B) {
+	r := repo.Open(mem.New(), repotest.Cluster, repo.Options{})
+	w, err := r.Create(b.Context(), repotest.ID(1), repo.WriteOptions{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer w.Close()
+	p := w.Pack()
+	f, err := p.WriteBundle(b.Context(), []repo.Member{{File: 1, Data: []byte("x")}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := p.Close(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	const n = 20000
+	entries := func(yield func(repo.Entry, error) bool) {
+		for i := range n {
+			e := repo.Entry{File: uint32(i + 1), Path: fmt.Sprintf("base/16384/%08d", i), Size: 1, Mode: 0o600, Modified: repotest.ID(i).Time(), Bundle: &repo.BundleRef{Place: f.Place}, Digest: repo.DigestOf([]byte("x"))}
+			if !yield(e, nil) {
+				return
+			}
+		}
+	}
+	if _, err := w.Commit(b.Context(), repo.Contents{Backup: repotest.Backup(repotest.ID(1)), Entries: entries}); err != nil {
+		b.Fatal(err)
+	}
+	m, err := r.OpenManifest(b.Context(), repotest.ID(1))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		for _, err := range m.Entries(b.Context()) {
+			if err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/entry")
+}

@@ -1,0 +1,5 @@
+//go:build !cgo
+
+package repo
+
+func newCompressor() compressor { return newPureZstd() }

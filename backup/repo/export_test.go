@@ -1,0 +1,15 @@
+package repo
+
+// FixHeader recomputes the checksum of an object's header.
+func FixHeader(b []byte) {
+	switch string(b[:8]) {
+	case walMagic:
+		le.PutUint32(b[252:], checksum(b[:252]))
+	case historyMagic:
+		le.PutUint32(b[60:], checksum2(b[:60], b[historyHead:]))
+	case docMagic:
+		le.PutUint32(b[60:], checksum2(b[:60], b[docHead:docHead+int(le.Uint16(b[44:]))]))
+	default:
+		le.PutUint32(b[60:], checksum(b[:60]))
+	}
+}

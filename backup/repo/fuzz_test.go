@@ -1,0 +1,244 @@
+package repo
+
+import (
+	"bytes"
+	"context"
+	"testing"
+)
+
+func same(t *testing.T, got, want []byte) {
+	t.Helper()
+	if !bytes.Equal(got, want) {
+		t.Errorf("encoded again: %x, was %x", got, want)
+	}
+}
+
+func FuzzKey(f *testing.F) {
+	f.Add("demo/7123456789012345678/wal/00000001-0123456789abcdef/00000000000000/000000010000000000000005")
+	f.Add("=2Eh+12/1/quarantine/00000002-0123456789abcdef/00000002.history~0123456789abcdef0123456789abcdef")
+	f.Add("demo/1/event/20260101T000001Z-0000ff-annotation")
+	f.Add("demo/1/pack/20260101T000001Z-0000ff/0000abcd")
+	f.Fuzz(func(t *testing.T, s string) {
+		if k, err := ParseKey(s); err == nil && k.String() != s {
+			t.Errorf("%q became %q", s, k)
+		}
+	})
+}
+
+func FuzzDocument(f *testing.F) {
+	seed(f, "document")
+	f.Fuzz(func(t *testing.T, b []byte) {
+		d, err := parseDoc(b)
+		if err != nil {
+			return
+		}
+		// The payload's encoding is the encoder's choice: compare content.
+		r := Open(nil, ClusterID{Scope: "x", SystemID: d.system}, Options{})
+		again, err := r.encodeDoc(d.kind, d.name, d.raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := parseDoc(again)
+		if err != nil || e.kind != d.kind || e.name != d.name || !bytes.Equal(e.raw, d.raw) {
+			t.Errorf("encoded again: %+v, %v; was %+v", e, err, d)
+		}
+		for _, v := range []any{new(Owner), new(Running), new(Reader), new(Event)} {
+			if decodeJSON(d.raw, v) == nil {
+				text, err := encodeJSON(v)
+				if err != nil {
+					t.Fatal(err)
+				}
+				same(t, text, d.raw)
+			}
+		}
+	})
+}
+
+func FuzzHistory(f *testing.F) {
+	seed(f, "history")
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if system, h, content, err := parseHistory(b); err == nil {
+			same(t, encodeHistory(system, h, content), b)
+		}
+	})
+}
+
+func FuzzPackHeader(f *testing.F) {
+	seed(f, "packheader")
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if p, err := parsePackHeader(b); err == nil {
+			again := packHeader(p.kind, p.ref, p.system, p.blockSize)
+			same(t, again[:], b[:packHead])
+		}
+	})
+}
+
+func FuzzPackFooter(f *testing.F) {
+	seed(f, "packfooter")
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) < packFoot {
+			return
+		}
+		size := int64(le.Uint64(b)) + int64(le.Uint32(b[8:])) + packFoot
+		if p, err := parsePackFooter(b, size); err == nil {
+			same(t, p.append(nil), b)
+		}
+	})
+}
+
+func FuzzPackIndex(f *testing.F) {
+	seed(f, "packindex")
+	f.Fuzz(func(t *testing.T, b []byte) {
+		// The tag and the numbers that come with an index are taken from it.
+		info, foot := packInfo{kind: packData, blockSize: 8192}, packFooter{frames: 1 << 16}
+		if len(b) >= frameHead {
+			info.tag = le.Uint32(b[28:])
+			info.kind = FrameKind(b[4]).packKind()
+		}
+		for n := uint32(1); n < 4; n++ {
+			foot.frames, foot.indexOff = n, packHead
+			for rest := b; len(rest) >= frameHead && foot.frames > 0; foot.frames-- {
+				h, ext, err := parseFrame(rest, 8192)
+				if err != nil || len(rest) < frameHead+len(ext)+8*h.hashCount(ext, 8192) {
+					break
+				}
+				foot.indexOff += uint64(h.length())
+				rest = rest[frameHead+len(ext)+8*h.hashCount(ext, 8192):]
+			}
+			foot.frames = n
+			frames, err := parseIndex(b, info, foot)
+			if err == nil && len(frames) != int(n) {
+				t.Errorf("%d frames, want %d", len(frames), n)
+			}
+		}
+	})
+}
+
+func FuzzFrame(f *testing.F) {
+	seed(f, "frame")
+	c := newCompressor()
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, ext, err := parseFrame(b, 8192)
+		if err != nil {
+			return
+		}
+		n := frameHead + len(ext)
+		again := bytes.Clone(b[:n])
+		clear(again[:frameHead])
+		h.put(again)
+		same(t, again, b[:n])
+		if len(b) >= h.length() {
+			raw, err := h.open(c, b[n:h.length()], nil)
+			if err == nil && len(raw) != int(h.raw) {
+				t.Errorf("%d bytes, want %d", len(raw), h.raw)
+			}
+		}
+		r := Read{Kind: h.kind, File: h.file, Frame: Frame{First: h.first, Count: h.count}, Live: 1}
+		r.pick(&h, ext, make([]byte, h.raw), 8192)
+	})
+}
+
+func FuzzFrameTable(f *testing.F) {
+	seed(f, "frametable")
+	f.Fuzz(func(t *testing.T, b []byte) {
+		table, err := parseTable(b)
+		if err != nil {
+			return
+		}
+		again, err := appendTable(nil, table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(t, again, b)
+	})
+}
+
+func FuzzPageMap(f *testing.F) {
+	seed(f, "pagemap")
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := parseMap(b)
+		if err != nil {
+			return
+		}
+		again, err := m.append(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(t, again, b)
+	})
+}
+
+func FuzzEntry(f *testing.F) {
+	seed(f, "entry")
+	f.Fuzz(func(t *testing.T, b []byte) {
+		e, _, err := parseEntry(b, nil)
+		if err != nil {
+			return
+		}
+		same(t, e.append(nil), b)
+		if validPath(e.Path) != nil {
+			t.Errorf("path %q", e.Path)
+		}
+	})
+}
+
+func FuzzBackup(f *testing.F) {
+	seed(f, "backup")
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var v Backup
+		if decodeJSON(b, &v) == nil && v.Validate() == nil {
+			text, err := encodeJSON(&v)
+			if err != nil {
+				t.Fatal(err)
+			}
+			same(t, text, b)
+		}
+	})
+}
+
+func FuzzManifest(f *testing.F) {
+	seed(f, "manifest")
+	id, err := ParseBackupID("20260101T000001Z-000001")
+	if err != nil {
+		f.Fatal(err)
+	}
+	cluster := ClusterID{Scope: "demo", SystemID: 7123456789012345678}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		store := &oneObject{data: b}
+		r := Open(store, cluster, Options{})
+		m, err := r.OpenManifest(context.Background(), id)
+		if err != nil {
+			return
+		}
+		n := int64(0)
+		for _, err := range m.Entries(context.Background()) {
+			if err != nil {
+				return
+			}
+			n++
+		}
+		if n != m.Backup.Files {
+			t.Errorf("%d entries, %d announced", n, m.Backup.Files)
+		}
+	})
+}
+
+func FuzzWAL(f *testing.F) {
+	seed(f, "wal")
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, err := parseWALHeader(b)
+		if err != nil {
+			return
+		}
+		same(t, h.encode(), b[:walHead])
+		if h.SegmentSize > 1<<20 {
+			return // the same, only slower
+		}
+		r := Open(&oneObject{data: b}, ClusterID{Scope: "x", SystemID: h.SystemID}, Options{})
+		var out bytes.Buffer
+		if _, err := r.ReadWAL(context.Background(), r.WALKey(&h), &out); err == nil && out.Len() != int(h.SegmentSize) {
+			t.Errorf("%d bytes, want %d", out.Len(), h.SegmentSize)
+		}
+		r.ReadWALMeta(context.Background(), r.WALKey(&h), int64(len(b)))
+	})
+}

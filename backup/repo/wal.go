@@ -1,0 +1,306 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+
+	"github.com/pgtender/pgtender/backup/storage"
+	"github.com/pgtender/pgtender/internal/pg"
+)
+
+// WALFlags say what kind of segment a WAL object holds. Except for WALPartial
+// and WALBlockMap they come from whoever read the WAL.
+type WALFlags uint32
+
+// The flags of format version 0.
+const (
+	WALPartial       WALFlags = 1   // a .partial file
+	WALSwitch        WALFlags = 2   // ends by a segment switch
+	WALStartsInside  WALFlags = 4   // starts inside a record
+	WALEndsInside    WALFlags = 8   // ends inside a record
+	WALOverwritten   WALFlags = 16  // holds an overwritten continuation record
+	WALChainBreak    WALFlags = 32  // changes behind it cannot be tracked from before it
+	WALNoRecordStart WALFlags = 64  // no record starts here
+	WALBlockMap      WALFlags = 128 // a block map is present; set by EncodeWAL
+	WALUnchecked     WALFlags = 256 // not valid WAL throughout; only with WALPartial
+
+	knownWALFlags = 511
+)
+
+// WALHeader describes one archived segment. The first group is filled in by
+// the caller of EncodeWAL, the second by EncodeWAL.
+type WALHeader struct {
+	Flags       WALFlags
+	SystemID    pg.SystemID
+	Incarnation Incarnation
+	Segment     pg.SegmentNumber
+	SegmentSize pg.SegmentSize
+	PageMagic   uint16
+	End         pg.LSN // semantic end: what lies behind is zero
+	FirstRecord pg.LSN // 0: none starts here
+	FirstPrev   pg.LSN // the previous-record pointer of the first
+	LastRecord  pg.LSN // 0: none starts here
+
+	Digest   Digest // of the bytes up to End
+	sections walSections
+}
+
+// walSections is where a WAL object keeps what.
+type walSections struct {
+	codec       Codec
+	blockMap    walSection
+	carry       walSection
+	chunks      uint32
+	tableSum    uint32
+	chunksSize  uint64 // stored
+	chunkLength uint32 // raw
+}
+
+type walSection struct {
+	raw, stored, sum uint32
+	digest           Digest
+}
+
+const (
+	walHead       = 256
+	walMagic      = "PGTWAL\x00\x00"
+	maxWALSection = 64 << 20
+	minChunk      = 64 << 10
+	maxChunk      = 16 << 20
+	walChunk      = 1 << 20 // what EncodeWAL uses
+	maxWALObject  = 3 << 30 // more than the largest segment can become
+)
+
+// Start gives the LSN of the segment's first byte.
+func (h *WALHeader) Start() pg.LSN { return h.SegmentSize.Start(h.Segment) }
+
+// Name gives the segment's file name, with .partial if it is one.
+func (h *WALHeader) Name() WALName {
+	return WALName{Segment: pg.Segment{Timeline: h.Incarnation.Timeline, Number: h.Segment}.Name(h.SegmentSize), Partial: h.Flags&WALPartial != 0}
+}
+
+// Equal reports whether both are the same segment with the same content.
+func (h *WALHeader) Equal(o *WALHeader) bool {
+	return h.SystemID == o.SystemID && h.Incarnation == o.Incarnation && h.Segment == o.Segment && h.SegmentSize == o.SegmentSize &&
+		h.End == o.End && h.Digest == o.Digest && h.Flags&WALPartial == o.Flags&WALPartial
+}
+
+func (h *WALHeader) validate() error {
+	bad := func(off int64, format string, args ...any) error { return damage(off, format, args...) }
+	if !h.SegmentSize.Valid() {
+		return bad(28, "segment size %d", h.SegmentSize)
+	}
+	start, end := h.Start(), h.Start()+pg.LSN(h.SegmentSize)
+	inside := func(l pg.LSN) bool { return l == 0 || l >= start && l < h.End }
+	switch {
+	case h.SystemID == 0:
+		return bad(16, "system identifier 0")
+	case h.Incarnation.Timeline == 0:
+		return bad(24, "timeline 0")
+	case uint64(h.Segment) >= 1<<32*(1<<32/uint64(h.SegmentSize))-1:
+		return bad(32, "segment number %d", h.Segment)
+	case h.End <= start || h.End > end:
+		return bad(56, "semantic end %s is not within %s and %s", h.End, start, end)
+	case !inside(h.FirstRecord) || !inside(h.LastRecord) || h.FirstRecord > h.LastRecord || (h.FirstRecord == 0) != (h.LastRecord == 0):
+		return bad(64, "records from %s to %s in a segment from %s to %s", h.FirstRecord, h.LastRecord, start, h.End)
+	case h.Flags&^knownWALFlags != 0 || h.Flags&WALUnchecked != 0 && h.Flags&WALPartial == 0:
+		return bad(12, "flags %#x", uint32(h.Flags))
+	}
+	return nil
+}
+
+// contentLength is how many bytes of the segment are stored.
+func (h *WALHeader) contentLength() int64 { return int64(h.End - h.Start()) }
+
+// size is that of the whole object.
+func (h *WALHeader) size() int64 { return h.chunksOffset() + int64(h.sections.chunksSize) }
+
+func (h *WALHeader) tableOffset() int64 {
+	return walHead + int64(h.sections.blockMap.stored) + int64(h.sections.carry.stored)
+}
+
+func (h *WALHeader) chunksOffset() int64 { return h.tableOffset() + 8*int64(h.sections.chunks) }
+
+func (h *WALHeader) encode() []byte {
+	b, s := make([]byte, walHead), &h.sections
+	copy(b, walMagic)
+	le.PutUint16(b[8:], formatVersion)
+	b[10] = byte(s.codec)
+	le.PutUint32(b[12:], uint32(h.Flags))
+	le.PutUint64(b[16:], uint64(h.SystemID))
+	le.PutUint32(b[24:], uint32(h.Incarnation.Timeline))
+	le.PutUint32(b[28:], uint32(h.SegmentSize))
+	le.PutUint64(b[32:], uint64(h.Segment))
+	copy(b[40:], h.Incarnation.Ancestry[:])
+	le.PutUint16(b[48:], h.PageMagic)
+	for i, l := range [...]pg.LSN{h.End, h.FirstRecord, h.FirstPrev, h.LastRecord} {
+		le.PutUint64(b[56+8*i:], uint64(l))
+	}
+	copy(b[88:], h.Digest[:])
+	for i, v := range [...]uint32{s.blockMap.stored, s.blockMap.sum, s.carry.stored, s.carry.sum, s.chunks, s.tableSum} {
+		le.PutUint32(b[104+4*i:], v)
+	}
+	le.PutUint64(b[128:], s.chunksSize)
+	le.PutUint32(b[136:], s.chunkLength)
+	le.PutUint32(b[140:], s.blockMap.raw)
+	le.PutUint32(b[144:], s.carry.raw)
+	copy(b[152:], s.blockMap.digest[:])
+	copy(b[168:], s.carry.digest[:])
+	le.PutUint32(b[252:], checksum(b[:252]))
+	return b
+}
+
+func parseWALHeader(b []byte) (h WALHeader, err error) {
+	if err := checkHead(b, walHead, walMagic); err != nil {
+		return h, err
+	}
+	h = WALHeader{
+		Flags: WALFlags(le.Uint32(b[12:])), SystemID: pg.SystemID(le.Uint64(b[16:])),
+		Incarnation: Incarnation{Timeline: pg.Timeline(le.Uint32(b[24:])), Ancestry: [8]byte(b[40:48])},
+		SegmentSize: pg.SegmentSize(le.Uint32(b[28:])), Segment: pg.SegmentNumber(le.Uint64(b[32:])), PageMagic: le.Uint16(b[48:]),
+		End: pg.LSN(le.Uint64(b[56:])), FirstRecord: pg.LSN(le.Uint64(b[64:])), FirstPrev: pg.LSN(le.Uint64(b[72:])), LastRecord: pg.LSN(le.Uint64(b[80:])),
+		Digest: Digest(b[88:104]),
+		sections: walSections{
+			codec:    Codec(b[10]),
+			blockMap: walSection{raw: le.Uint32(b[140:]), stored: le.Uint32(b[104:]), sum: le.Uint32(b[108:]), digest: Digest(b[152:168])},
+			carry:    walSection{raw: le.Uint32(b[144:]), stored: le.Uint32(b[112:]), sum: le.Uint32(b[116:]), digest: Digest(b[168:184])},
+			chunks:   le.Uint32(b[120:]), tableSum: le.Uint32(b[124:]), chunksSize: le.Uint64(b[128:]), chunkLength: le.Uint32(b[136:]),
+		},
+	}
+	if b[11] != 0 {
+		return h, unknownVersion("cipher", int(b[11]))
+	}
+	for _, r := range [][2]int{{50, 56}, {148, 152}, {184, 252}} {
+		if err := reserved(b[r[0]:r[1]], int64(r[0])); err != nil {
+			return h, err
+		}
+	}
+	if err := h.validate(); err != nil {
+		return h, err
+	}
+	return h, h.checkSections()
+}
+
+func (h *WALHeader) checkSections() error {
+	s := &h.sections
+	length := uint64(h.contentLength())
+	if s.codec > CodecZstd {
+		return unknownVersion("codec", int(s.codec))
+	}
+	if s.chunkLength < minChunk || s.chunkLength > maxChunk || s.chunkLength&(s.chunkLength-1) != 0 {
+		return damage(136, "chunk size %d", s.chunkLength)
+	}
+	if want := (length + uint64(s.chunkLength) - 1) / uint64(s.chunkLength); uint64(s.chunks) != want || s.chunksSize > length || s.chunksSize < want {
+		return damage(120, "%d chunks of %d bytes, stored as %d, for %d bytes", s.chunks, s.chunkLength, s.chunksSize, length)
+	}
+	for _, x := range []*walSection{&s.blockMap, &s.carry} {
+		if x.raw > maxWALSection || x.stored > x.raw || (x.stored == 0) != (x.raw == 0) {
+			return damage(104, "section of %d bytes, stored as %d", x.raw, x.stored)
+		}
+	}
+	if (s.blockMap.raw > 0) != (h.Flags&WALBlockMap != 0) {
+		return damage(12, "flags %#x with a block map of %d bytes", uint32(h.Flags), s.blockMap.raw)
+	}
+	return nil
+}
+
+// WALKey gives the key of a segment, or of its .partial form.
+func (r *Repo) WALKey(h *WALHeader) string {
+	return r.Key(Key{Kind: KeyWAL, Incarnation: h.Incarnation, Group: walGroup(h.Segment), WAL: h.Name()})
+}
+
+// WALConflictKey gives the key under which a proved leader's segment lies that
+// conflicts with the one under WALKey. It is authoritative.
+func (r *Repo) WALConflictKey(h *WALHeader) string {
+	return r.Key(Key{Kind: KeyWAL, Incarnation: h.Incarnation, Group: walGroup(h.Segment), WAL: h.Name(), Conflict: h.Digest})
+}
+
+// WALQuarantineKey gives the key for a segment whose pusher was not proved.
+func (r *Repo) WALQuarantineKey(h *WALHeader) string {
+	return r.Key(Key{Kind: KeyQuarantine, Incarnation: h.Incarnation, WAL: h.Name(), Conflict: h.Digest})
+}
+
+func walGroup(n pg.SegmentNumber) uint64 { return uint64(n) / 256 }
+
+// WALObject is one object of the archive, as a listing tells it.
+type WALObject struct {
+	Key     Key
+	Segment pg.Segment // also of a partial file, a conflict or a backup history
+	Object  storage.Object
+}
+
+// Conflicting reports whether the object stands beside another of its name.
+func (o *WALObject) Conflicting() bool { return !o.Key.Conflict.IsZero() }
+
+// Plain reports whether the object is the segment itself, under its own name.
+func (o *WALObject) Plain() bool {
+	return !o.Conflicting() && !o.Key.WAL.Partial && !o.Key.WAL.Backup
+}
+
+// Incarnations lists the timeline incarnations that have WAL, ascending by
+// timeline, at one request each.
+func (r *Repo) Incarnations(ctx context.Context) ([]Incarnation, error) {
+	var out []Incarnation
+	prefix := r.prefix + "wal/"
+	for name, err := range skipScan(ctx, r.store, prefix, strings.Count(prefix, "/")+1) {
+		if err != nil {
+			return nil, fmt.Errorf("list timelines of %s: %w", r.cluster, err)
+		}
+		i, err := ParseIncarnation(strings.TrimPrefix(name, prefix))
+		if err != nil {
+			return nil, &CorruptError{Key: name, Offset: -1, What: err.Error()}
+		}
+		out = append(out, i)
+	}
+	return out, nil
+}
+
+// Segments lists what the archive holds of one incarnation from segment from
+// on, ascending by segment, from names only. Other files of the same segment
+// follow it. A key that is none is an error.
+func (r *Repo) Segments(ctx context.Context, i Incarnation, size pg.SegmentSize, from pg.SegmentNumber) iter.Seq2[WALObject, error] {
+	return func(yield func(WALObject, error) bool) {
+		prefix := r.prefix + "wal/" + i.String() + "/"
+		// Everything of segment from is greater than its name without the
+		// last digit's end, and so is everything after it.
+		first := r.Key(Key{Kind: KeyWAL, Incarnation: i, Group: walGroup(from), WAL: WALName{Segment: pg.Segment{Timeline: i.Timeline, Number: from}.Name(size)}})
+		for o, err := range r.store.List(ctx, prefix, first[:len(first)-1]) {
+			if err != nil {
+				yield(WALObject{}, fmt.Errorf("list %s: %w", prefix, err))
+				return
+			}
+			w, err := ParseWALObject(o, size)
+			if err == nil && w.Segment.Number < from {
+				continue
+			}
+			if !yield(w, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// ParseWALObject parses a listed object of the archive.
+func ParseWALObject(o storage.Object, size pg.SegmentSize) (WALObject, error) {
+	bad := func(err error) (WALObject, error) {
+		return WALObject{}, &CorruptError{Key: o.Key, Offset: -1, What: err.Error()}
+	}
+	k, err := ParseKey(o.Key)
+	if err != nil {
+		return bad(err)
+	}
+	if k.Kind != KeyWAL {
+		return bad(errors.New("it is no key of the WAL archive"))
+	}
+	seg, err := pg.ParseSegment(k.WAL.Segment, size)
+	if err != nil {
+		return bad(err)
+	}
+	if walGroup(seg.Number) != k.Group {
+		return bad(fmt.Errorf("segment %d is not of group %014X", seg.Number, k.Group))
+	}
+	return WALObject{Key: k, Segment: seg, Object: o}, nil
+}
