@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -29,6 +30,8 @@ type app struct {
 	environ []string
 
 	configPath string
+	repository string // overrides the configuration, as cluster does
+	cluster    string
 	json       bool
 	logLevel   string
 	logFormat  string
@@ -46,17 +49,20 @@ func run(ctx context.Context, args, environ []string, s streams) int {
 	root.SetIn(s.in)
 	root.SetOut(s.out)
 	root.SetErr(s.err)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && !a.started {
 		err = usageError{err} // cobra's own: unknown command, wrong arguments
 	}
-	if cause := context.Cause(ctx); err != nil && cause != nil && ctx.Err() != nil {
-		err = fmt.Errorf("%w (%v)", err, cause)
+	if cause := context.Cause(ctx); err != nil && cause != nil && ctx.Err() != nil && !errors.Is(err, cause) {
+		err = fmt.Errorf("%w (%w)", err, cause)
 	}
 	if err != nil {
 		fmt.Fprint(s.err, message(err))
 	}
-	return exitCode(ctx, err)
+	if isArchiveGet(root, cmd, args) {
+		return archiveGetCode(ctx, err, standbyMode(dataDirOf(cmd.Flags().Arg(1))))
+	}
+	return exitCode(err)
 }
 
 func (a *app) root() *cobra.Command {
@@ -76,6 +82,8 @@ one who pays.
 	}
 	f := root.PersistentFlags()
 	f.StringVarP(&a.configPath, "config", "c", "", "configuration `file` (default $PGTENDER_CONFIG, else "+config.DefaultPath+")")
+	f.StringVar(&a.repository, "repository", "", "`URL` of the repository, in place of the configured one")
+	f.StringVar(&a.cluster, "cluster", "", "`SCOPE[/SYSTEM_IDENTIFIER]` of the cluster, in place of the configured one")
 	f.BoolVar(&a.json, "json", false, "print results as JSON")
 	f.StringVar(&a.logLevel, "log-level", "", "debug, info, warn or error")
 	f.StringVar(&a.logFormat, "log-format", "", "text or json")

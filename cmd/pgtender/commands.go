@@ -6,6 +6,11 @@ import "github.com/spf13/cobra"
 func (a *app) commands() []*cobra.Command {
 	return []*cobra.Command{
 		a.topologyCmd(),
+		a.backupCmd(),
+		a.infoCmd(),
+		a.adoptCmd(),
+		a.archivePushCmd(),
+		a.archiveGetCmd(),
 		a.versionCmd(),
 	}
 }

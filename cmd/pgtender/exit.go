@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -13,6 +12,11 @@ const (
 	exitOK     = 0 // done, or nothing to do
 	exitFailed = 1 // failed, refused, or a check found something that would fail
 	exitUsage  = 2 // wrong usage or configuration; nothing was tried
+
+	// archive-get only. Recovery stops at a status above 125 (RestoreArchivedFile
+	// in PostgreSQL's xlogarchive.c), and takes any other for "not there".
+	exitStop   = 126
+	exitSignal = 128 // plus the signal's number
 )
 
 const exitHelp = `Exit status:
@@ -43,7 +47,7 @@ func (e exitError) Error() string {
 func (e exitError) Unwrap() error { return e.err }
 
 // exitCode is the one place that maps an error to an exit status.
-func exitCode(ctx context.Context, err error) int {
+func exitCode(err error) int {
 	var chosen exitError
 	var usage usageError
 	switch {

@@ -24,6 +24,9 @@ type node struct {
 	config.Config
 	log     *slog.Logger
 	environ []string
+	// foreign says that --cluster names another cluster than the one that is
+	// configured: what lies on this machine says nothing about it.
+	foreign bool
 
 	patroniRead bool
 	patroniConf patroni.Config
@@ -37,7 +40,20 @@ func (a *app) node() (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &node{Config: c, log: log, environ: a.environ}, nil
+	n := &node{Config: c, log: log, environ: a.environ}
+	if a.repository != "" {
+		n.Repository = a.repository
+	}
+	if a.cluster != "" {
+		configured, err := n.scope()
+		n.Cluster = a.cluster
+		given, badName := n.scope()
+		if badName != nil {
+			return nil, badName
+		}
+		n.foreign = err == nil && given.Scope != configured.Scope
+	}
+	return n, nil
 }
 
 // close gives back what was opened.
@@ -116,6 +132,9 @@ func (n *node) scopePath() (string, error) {
 
 // member is this node's Patroni member name, "" if it is not known.
 func (n *node) member() string {
+	if n.foreign {
+		return ""
+	}
 	if n.DCS.Member != "" {
 		return n.DCS.Member
 	}
@@ -144,7 +163,7 @@ func (n *node) dataDir() (string, error) {
 func (n *node) cluster(ctx context.Context) (patroni.Cluster, error) {
 	store, err := n.dcs(ctx)
 	if err != nil {
-		return patroni.Cluster{}, err
+		return patroni.Cluster{}, clusterError(err)
 	}
 	scope, err := n.scopePath()
 	if err != nil {
@@ -161,7 +180,7 @@ func (n *node) systemID(ctx context.Context) (pg.SystemID, error) {
 	if err != nil || id.SystemID != 0 {
 		return id.SystemID, err
 	}
-	if dir, err := n.dataDir(); err == nil {
+	if dir, err := n.dataDir(); err == nil && !n.foreign {
 		switch _, control, err := pg.ReadControl(ctx, dir); {
 		case err == nil:
 			return control.SystemID, nil
@@ -208,18 +227,57 @@ func (n *node) onlySystemID(ctx context.Context, id repo.ClusterID, dcsErr error
 		"name the one you mean with --cluster SCOPE/SYSTEM_IDENTIFIER")
 }
 
-// repository opens the cluster's part of the repository. With create the
-// place is made ready for its first use.
-func (n *node) repository(ctx context.Context, create bool) (*repo.Repo, error) {
-	store, err := n.store(ctx, create)
+// repository opens the cluster's part of the repository for reading.
+func (n *node) repository(ctx context.Context) (*repo.Repo, error) {
+	store, err := n.store(ctx, false)
 	if err != nil {
 		return nil, err
 	}
+	return n.openRepo(ctx, store, n.systemID)
+}
+
+// repositoryToWrite opens the cluster's part of the repository, and makes an
+// empty place ready for its first use. An empty place is refused where the DCS
+// knows that the cluster has a repository already: then a file system is not
+// mounted, or the URL is another one, and what is stored there would be lost to
+// everybody else.
+func (n *node) repositoryToWrite(ctx context.Context) (*repo.Repo, error) {
+	store, err := n.store(ctx, false)
+	if errors.Is(err, storage.ErrNoStore) && strings.HasPrefix(n.Repository, "file:") {
+		if err := n.firstUse(ctx); err != nil {
+			return nil, fmt.Errorf("%s is not a repository yet: %w", n.Repository, err)
+		}
+		store, err = n.store(ctx, true)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return n.openRepo(ctx, store, n.systemID)
+}
+
+// firstUse refuses to begin a repository for a cluster that has one.
+func (n *node) firstUse(ctx context.Context) error {
+	owner, err := n.ownerDCS()
+	if err != nil || owner == nil {
+		return err
+	}
+	id, err := owner.Read(ctx)
+	switch {
+	case err != nil:
+		return fmt.Errorf("whether the cluster has one elsewhere cannot be asked: %w", err)
+	case id != "":
+		return finding.WithHint(fmt.Errorf("the cluster has one already (owner %s in %s)", id, owner.Where),
+			"look whether the file system is mounted and the URL is the same on all members; to begin a new repository on purpose, run: pgtender adopt")
+	}
+	return nil
+}
+
+func (n *node) openRepo(ctx context.Context, store storage.Store, systemID func(context.Context) (pg.SystemID, error)) (*repo.Repo, error) {
 	id, err := n.scope()
 	if err != nil {
 		return nil, err
 	}
-	if id.SystemID, err = n.systemID(ctx); err != nil {
+	if id.SystemID, err = systemID(ctx); err != nil {
 		return nil, err
 	}
 	return repo.Open(store, id, n.repoOptions()), nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -57,7 +58,7 @@ func (n *node) view(ctx context.Context, member string) (ha.View, error) {
 	}
 	c, err := n.cluster(ctx)
 	if err != nil {
-		return ha.View{}, clusterError(err)
+		return ha.View{}, err
 	}
 	return ha.View{Cluster: c, Self: n.member(), Policy: policy, Now: time.Now()}, nil
 }
@@ -154,14 +155,14 @@ func (t topology) print(w io.Writer) {
 	fmt.Fprintf(w, "cluster %s/%s, system identifier %s, timeline %s, synchronous mode %s%s\n\n", t.Namespace, t.Scope, t.SystemID, t.Timeline, t.SyncMode, state)
 	rows := [][]string{{"", "MEMBER", "ROLE", "STATE", "SYNC", "TL", "LAG", "WHY"}}
 	for _, m := range t.Members {
-		mark, lag, why := " ", "?", strings.Join(append(append([]string{}, m.Against...), m.Drawbacks...), "; ")
+		mark, lag := " ", "?"
 		if m.Lag != nil {
 			lag = size(*m.Lag)
 		}
 		if m.Source {
-			mark, why = "*", strings.Join(append(append([]string{}, m.For...), m.Drawbacks...), "; ")
+			mark = "*"
 		}
-		rows = append(rows, []string{mark, m.Name, m.Role, m.State, m.Sync, m.Timeline.String(), lag, why})
+		rows = append(rows, []string{mark, m.Name, m.Role, m.State, orDash(m.Sync), m.Timeline.String(), lag, m.why(t.Source)})
 	}
 	table(w, rows)
 	switch t.Source {
@@ -173,4 +174,17 @@ func (t topology) print(w io.Writer) {
 	for _, p := range t.Problems {
 		fmt.Fprintf(w, "warning: %s\n", p)
 	}
+}
+
+// why says what decided about a member: what speaks against it if it is refused,
+// else what it has, and that another comes first.
+func (m topologyMember) why(source string) string {
+	if len(m.Against) > 0 {
+		return "no: " + strings.Join(m.Against, "; ")
+	}
+	text := strings.Join(slices.Concat(m.For, m.Drawbacks), "; ")
+	if m.Source || source == "" {
+		return text
+	}
+	return strings.TrimSuffix("behind "+source+": "+text, ": ")
 }

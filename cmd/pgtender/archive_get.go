@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgtender/pgtender/backup/archive"
+	"github.com/pgtender/pgtender/internal/pg"
+)
+
+func (a *app) archiveGetCmd() *cobra.Command {
+	var timeline string
+	cmd := &cobra.Command{
+		Use:   "archive-get SEGMENT DEST",
+		Short: "Fetch one WAL file from the repository, as restore_command",
+		Long: `Fetches a WAL segment or a timeline history, given as PostgreSQL's %f, and puts
+it at %p once every byte of it is verified. Which timelines' WAL is served
+follows --timeline, else the current leader's history, else the repository's.
+
+Exit status:
+  0    the file is at DEST
+  1    the file is proved not to be in the archive
+  126  anything else: the repository does not answer, the object is damaged,
+       wrong usage or configuration. Recovery stops instead of ending early.
+       Where standby.signal is in force it is 1 (2 for usage and configuration),
+       because a standby can stream what the archive does not give
+  143  ended by SIGTERM (128 and its number for any other signal)`,
+		Example: "  restore_command = 'pgtender archive-get %f %p'",
+		Args:    cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			n, err := a.node()
+			if err != nil {
+				return err
+			}
+			defer n.close()
+			var t pg.Timeline
+			if timeline != "" {
+				if t, err = pg.ParseTimeline(timeline); err != nil {
+					return usagef("--timeline: %w", err)
+				}
+			}
+			return n.archiveGet(cmd.Context(), args[0], args[1], t)
+		},
+	}
+	cmd.Flags().StringVar(&timeline, "timeline", "", "follow the history of `TIMELINE`, whatever the leader's is")
+	return cmd
+}
+
+func (n *node) archiveGet(ctx context.Context, name, dest string, t pg.Timeline) error {
+	opts := archive.GetOptions{Name: name, Dest: dest, Log: n.log}
+	if dir := dataDirOf(dest); dir != "" {
+		n.DataDir, n.foreign = dir, false
+		opts.Standby = standbyMode(dir)
+		if _, control, err := pg.ReadControl(ctx, dir); err == nil {
+			opts.SegmentSize = control.SegmentSize
+		}
+	}
+	if dir := filepath.Dir(dest); exists(filepath.Join(dir, "archive_status")) {
+		opts.SeenFile = filepath.Join(dir, ".pgtender-seen") // no backup holds what is in pg_wal
+	}
+	r, err := n.repository(ctx)
+	if err != nil {
+		return err
+	}
+	opts.Lineage = func(ctx context.Context) (pg.History, error) {
+		l, err := archive.ResolveLineage(ctx, r, archive.LineageOptions{Timeline: t, Leader: n.leaderHistory()})
+		return l.History, err
+	}
+	err = archive.Get(ctx, r, opts)
+	if errors.Is(err, archive.ErrAbsent) {
+		// A standby asks for the next segment every few seconds: no error.
+		n.log.InfoContext(ctx, "not in the archive", "file", name, "why", err)
+		return exitError{code: exitFailed}
+	}
+	return err
+}
+
+// isArchiveGet reports whether the command line was meant to be an archive-get,
+// misspelt ones included: in a restore_command that exits 2, recovery would take
+// the misspelling for the end of the archive.
+func isArchiveGet(root, cmd *cobra.Command, args []string) bool {
+	const name = "archive-get"
+	if cmd != root {
+		return cmd.Name() == name
+	}
+	return slices.ContainsFunc(args, func(arg string) bool {
+		return slices.Contains(root.SuggestionsFor(arg), name)
+	})
+}
+
+// archiveGetCode maps the error of archive-get to its exit status. standby says
+// that standby.signal is in force in the data directory concerned.
+func archiveGetCode(ctx context.Context, err error, standby bool) int {
+	var signal signalled
+	var chosen exitError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(context.Cause(ctx), &signal):
+		return exitSignal + int(signal.sig)
+	case errors.As(err, &chosen):
+		return chosen.code
+	case standby:
+		return exitCode(err)
+	}
+	return exitStop
+}

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgtender/pgtender/backup/archive"
+	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/internal/pg"
+)
+
+func (a *app) archivePushCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "archive-push PATH",
+		Short: "Store one WAL file in the repository, as archive_command",
+		Long: `Stores a WAL segment, a timeline history or a backup history file, given as
+PostgreSQL's %p. It succeeds only when the file is in the repository, verified;
+PostgreSQL repeats whatever fails. A file that is there already with the same
+content is success.`,
+		Example: "  archive_command = 'pgtender archive-push %p'",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			n, err := a.node()
+			if err != nil {
+				return err
+			}
+			defer n.close()
+			return n.archivePush(cmd.Context(), args[0])
+		},
+	}
+}
+
+func (n *node) archivePush(ctx context.Context, path string) error {
+	limit := time.Duration(n.Archive.PushTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("archive.push_timeout of %s is over", limit))
+	defer cancel()
+	if dir := dataDirOf(path); dir != "" {
+		n.DataDir, n.foreign = dir, false
+	}
+	r, err := n.repositoryToWrite(ctx)
+	if err != nil {
+		return err
+	}
+	var timeline pg.Timeline
+	if name, err := repo.ParseWALName(filepath.Base(path)); err == nil {
+		timeline = name.Timeline()
+	}
+	opts, err := n.pushOptions(r, timeline)
+	if err != nil {
+		return err
+	}
+	opts.Path = path
+	_, err = archive.Push(ctx, r, opts)
+	return err
+}

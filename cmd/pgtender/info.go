@@ -1,0 +1,278 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgtender/pgtender/backup"
+	"github.com/pgtender/pgtender/backup/archive"
+	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/internal/pg"
+)
+
+func (a *app) infoCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "info",
+		Short: "Show the backups and the archived WAL of the cluster",
+		Long: `Shows what the repository holds of the cluster: every backup, whether the archive
+leads from it to the present, WAL by timeline with its holes, and the alarms that
+nobody has acknowledged.
+
+JSON keys: repository, scope, group, system_id, owner, history (timeline, source,
+error), backups (id, status, key, error, backup, usable, reason), wal (timeline,
+incarnation, on_history, begin, end, first, last, segments, bytes, holes (first,
+last, count), orphans, partials, conflicts), alarms (id, time, kind, subject,
+text, member, existing, key). Sizes are bytes; usable is null where the history
+to judge by is not known.`,
+		Example: "  pgtender info\n  pgtender info --repository s3://bucket/prefix --cluster main --json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			n, err := a.node()
+			if err != nil {
+				return err
+			}
+			defer n.close()
+			i, err := n.info(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(i)
+			}
+			i.print(a.out)
+			return nil
+		},
+	}
+}
+
+// info is the result of the command; its keys are part of the interface.
+type info struct {
+	Repository string       `json:"repository"`
+	Scope      string       `json:"scope"`
+	Group      string       `json:"group"`
+	SystemID   pg.SystemID  `json:"system_id"`
+	Owner      *repo.Owner  `json:"owner"`
+	History    infoHistory  `json:"history"`
+	Backups    []infoBackup `json:"backups"`
+	WAL        []infoWAL    `json:"wal"`
+	Alarms     []infoAlarm  `json:"alarms"`
+	cluster    repo.ClusterID
+}
+
+type infoHistory struct {
+	Timeline pg.Timeline `json:"timeline"` // 0: not known
+	Source   string      `json:"source"`
+	Error    string      `json:"error,omitempty"`
+}
+
+type infoBackup struct {
+	backup.Summary
+	Usable *bool  `json:"usable"`
+	Reason string `json:"reason,omitempty"`
+}
+
+type infoWAL struct {
+	Timeline    pg.Timeline `json:"timeline"`
+	Incarnation string      `json:"incarnation"`
+	OnHistory   bool        `json:"on_history"`
+	Begin       pg.LSN      `json:"begin"`
+	End         pg.LSN      `json:"end"`
+	First       string      `json:"first"`
+	Last        string      `json:"last"`
+	Segments    int         `json:"segments"`
+	Bytes       int64       `json:"bytes"`
+	Holes       []infoSpan  `json:"holes"`
+	Orphans     int         `json:"orphans"`
+	Partials    []string    `json:"partials"`
+	Conflicts   []string    `json:"conflicts"`
+}
+
+type infoSpan struct {
+	First string `json:"first"`
+	Last  string `json:"last"`
+	Count int    `json:"count"`
+}
+
+type infoAlarm struct {
+	ID       repo.BackupID `json:"id"`
+	Time     time.Time     `json:"time"`
+	Kind     string        `json:"kind"`
+	Subject  string        `json:"subject"`
+	Text     string        `json:"text"`
+	Member   string        `json:"member"`
+	Existing string        `json:"existing"`
+	Key      string        `json:"key"`
+}
+
+func (n *node) info(ctx context.Context) (info, error) {
+	r, err := n.repository(ctx)
+	if err != nil {
+		return info{}, err
+	}
+	owner, _, err := r.CurrentOwner(ctx)
+	if err != nil {
+		return info{}, err
+	}
+	status, err := archive.ReadStatus(ctx, r, archive.LineageOptions{Leader: n.leaderHistory()})
+	if err != nil {
+		return info{}, err
+	}
+	backups, err := backup.List(ctx, r)
+	if err != nil {
+		return info{}, err
+	}
+	id := r.Cluster()
+	out := info{
+		Repository: n.objects.String(), Scope: id.Scope, Group: id.Group, SystemID: id.SystemID, cluster: id,
+		History: infoHistory{Timeline: status.Lineage.Timeline, Source: status.Lineage.Source},
+		Backups: []infoBackup{}, WAL: []infoWAL{}, Alarms: []infoAlarm{},
+	}
+	if owner.ID != "" {
+		out.Owner = &owner
+	}
+	if status.LineageError != nil {
+		out.History.Error = status.LineageError.Error()
+	}
+	if out.Backups, err = judgeBackups(ctx, r, backups, status.Lineage); err != nil {
+		return info{}, err
+	}
+	for _, t := range status.Timelines {
+		out.WAL = append(out.WAL, walInfo(t, status.SegmentSize))
+	}
+	for _, alarm := range status.Alarms {
+		out.Alarms = append(out.Alarms, infoAlarm{ID: alarm.ID, Time: alarm.Time, Kind: alarm.Kind, Subject: alarm.Subject,
+			Text: alarm.Text, Member: alarm.Member, Existing: alarm.Existing, Key: alarm.Key})
+	}
+	return out, nil
+}
+
+// judgeBackups says of each backup whether the archive leads from it along the
+// history in force. One look at the archive serves for all backups up to the
+// next hole.
+func judgeBackups(ctx context.Context, r *repo.Repo, backups []backup.Summary, l archive.Lineage) ([]infoBackup, error) {
+	out := make([]infoBackup, 0, len(backups))
+	var cover archive.Cover
+	for _, s := range backups {
+		row := infoBackup{Summary: s}
+		switch {
+		case s.Backup == nil:
+			row.Usable, row.Reason = new(bool), s.Error
+		case s.Status == backup.Pending:
+			row.Usable, row.Reason = new(bool), "its WAL is not in the archive yet"
+		case l.Timeline != 0:
+			b := s.Backup
+			if cover.From == 0 || b.Start.LSN < cover.From || b.Start.LSN >= cover.Until {
+				var err error
+				if cover, err = archive.Coverage(ctx, r, l.History, b.SegmentSize, b.Start.LSN); err != nil {
+					return nil, err
+				}
+			}
+			err := backup.Usable(b, cover, l.History)
+			usable := err == nil
+			row.Usable = &usable
+			if err != nil {
+				row.Reason = err.Error()
+			}
+		}
+		out = append(out, row)
+	}
+	return out, nil
+}
+
+func walInfo(t archive.TimelineStatus, size pg.SegmentSize) infoWAL {
+	w := infoWAL{
+		Timeline: t.Incarnation.Timeline, Incarnation: t.Incarnation.String(), OnHistory: t.OnLineage, Begin: t.Begin, End: t.End,
+		Segments: t.Segments, Bytes: t.Bytes, Holes: []infoSpan{}, Orphans: t.Orphans,
+		Partials: orEmpty(t.Partials), Conflicts: orEmpty(t.Conflicts),
+	}
+	if len(t.Spans) > 0 {
+		w.First, w.Last = t.First().Name(size), t.Last().Name(size)
+	}
+	for _, hole := range t.Holes {
+		first, last := hole.Names(size)
+		w.Holes = append(w.Holes, infoSpan{first, last, hole.Count()})
+	}
+	return w
+}
+
+func (i info) print(w io.Writer) {
+	owner := repo.Owner{}
+	if i.Owner != nil {
+		owner = *i.Owner
+	}
+	fmt.Fprintf(w, "cluster %s in %s, owner %s\n\n", i.cluster, i.Repository, describeOwner(owner))
+	i.printBackups(w)
+	i.printWAL(w)
+	for _, alarm := range i.Alarms {
+		fmt.Fprintf(w, "\nalarm %s: %s: %s\n  %s\n", clock(alarm.Time), alarm.Kind, alarm.Subject, alarm.Text)
+	}
+}
+
+func (i info) printBackups(w io.Writer) {
+	if len(i.Backups) == 0 {
+		fmt.Fprintln(w, "no backups")
+		return
+	}
+	rows := [][]string{{"BACKUP", "KIND", "STATUS", "FINISHED", "SOURCE", "TL", "START", "STOP", "SIZE", "STORED", "PG"}}
+	var remarks []string
+	for _, s := range i.Backups {
+		row := []string{s.ID.String(), "", string(s.Status)}
+		if b := s.Backup; b != nil {
+			row = append(row, clock(b.Finished), orDash(b.SourceMember)+" ("+b.SourceRole+")", b.Stop.Timeline.String(), b.Start.LSN.String(), b.Stop.LSN.String(),
+				size(b.Bytes), size(b.StoredBytes), fmt.Sprint(b.Major()))
+			row[1] = string(b.Kind)
+			if b.DamagedPages > 0 {
+				remarks = append(remarks, fmt.Sprintf("%s: %d damaged pages, accepted when it was taken", s.ID, b.DamagedPages))
+			}
+		}
+		rows = append(rows, row)
+		if s.Reason != "" {
+			remarks = append(remarks, fmt.Sprintf("%s: %s", s.ID, s.Reason))
+		}
+	}
+	table(w, rows)
+	for _, remark := range remarks {
+		fmt.Fprintln(w, remark)
+	}
+}
+
+func (i info) printWAL(w io.Writer) {
+	fmt.Fprintln(w)
+	if len(i.WAL) == 0 {
+		fmt.Fprintln(w, "no WAL")
+		return
+	}
+	rows := [][]string{{"TL", "FIRST", "LAST", "SEGMENTS", "STORED", "REMARKS"}}
+	for _, t := range i.WAL {
+		rows = append(rows, []string{t.Timeline.String(), orDash(t.First), orDash(t.Last), fmt.Sprint(t.Segments), size(t.Bytes), strings.Join(t.remarks(), "; ")})
+	}
+	table(w, rows)
+	if i.History.Error != "" {
+		fmt.Fprintf(w, "which history is in force is not known: %s\n", i.History.Error)
+	}
+}
+
+func (t infoWAL) remarks() []string {
+	var out []string
+	if !t.OnHistory {
+		out = append(out, "not on the history in force")
+	}
+	for _, h := range t.Holes {
+		out = append(out, fmt.Sprintf("hole %s..%s (%d missing)", h.First, h.Last, h.Count))
+	}
+	if t.OnHistory && t.Orphans > 0 {
+		out = append(out, fmt.Sprintf("%d segments past the fork", t.Orphans))
+	}
+	if len(t.Partials) > 0 {
+		out = append(out, strings.Join(t.Partials, ", "))
+	}
+	if len(t.Conflicts) > 0 {
+		out = append(out, "conflicts: "+strings.Join(t.Conflicts, ", "))
+	}
+	return out
+}

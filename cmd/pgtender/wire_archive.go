@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pgtender/pgtender/backup/archive"
+	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/ha"
+	"github.com/pgtender/pgtender/internal/pg"
+	"github.com/pgtender/pgtender/patroni"
+)
+
+// prefix is the key below which Patroni keeps the cluster.
+func (n *node) prefix() (string, error) {
+	scope, err := n.scopePath()
+	if err != nil {
+		return "", err
+	}
+	return patroni.Prefix(n.namespace(), scope), nil
+}
+
+// ownerDCS is the DCS's side of the repository's owner, nil where no DCS is
+// configured. Each of its calls is bounded, because archiving waits for it.
+func (n *node) ownerDCS() (*archive.OwnerDCS, error) {
+	settings, err := n.dcsSettings()
+	if errors.Is(err, errNoDCS) {
+		return nil, nil
+	}
+	prefix, prefixErr := n.prefix()
+	if prefixErr != nil {
+		return nil, prefixErr
+	}
+	where := ha.OwnerKey(prefix)
+	if err == nil {
+		where = settings.Kind + " key " + where
+	}
+	return &archive.OwnerDCS{
+		Where: where,
+		Read: func(ctx context.Context) (string, error) {
+			ctx, cancel := n.dcsTimeout(ctx)
+			defer cancel()
+			id, err := n.ownerID(ctx, prefix)
+			return string(id), err
+		},
+		Create: func(ctx context.Context, id string) (string, error) {
+			ctx, cancel := n.dcsTimeout(ctx)
+			defer cancel()
+			store, err := n.dcs(ctx)
+			if err != nil {
+				return "", err
+			}
+			existing, created, err := store.Create(ctx, ha.OwnerKey(prefix), id)
+			if created {
+				existing = id
+			}
+			return existing, err
+		},
+	}, nil
+}
+
+// ownerID reads the owner id of the DCS, "" if it holds none.
+func (n *node) ownerID(ctx context.Context, prefix string) (ha.OwnerID, error) {
+	store, err := n.dcs(ctx)
+	if err != nil {
+		return "", err
+	}
+	id, err := ha.ReadOwner(ctx, store, prefix)
+	if errors.Is(err, ha.ErrNoOwner) {
+		return "", nil
+	}
+	return id, err
+}
+
+func (n *node) dcsTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	limit := time.Duration(n.Archive.DCSTimeout)
+	return context.WithTimeoutCause(ctx, limit, fmt.Errorf("the DCS did not answer within %s", limit))
+}
+
+// pushOptions says how WAL is pushed from this node. t is the timeline of what
+// is pushed if that is known.
+func (n *node) pushOptions(r *repo.Repo, t pg.Timeline) (archive.PushOptions, error) {
+	owner, err := n.ownerDCS()
+	if err != nil {
+		return archive.PushOptions{}, err
+	}
+	opts := archive.PushOptions{
+		Member: n.member(),
+		CheckOwner: func(ctx context.Context) error {
+			d, err := archive.CheckOwner(ctx, r, owner)
+			if err == nil {
+				n.log.DebugContext(ctx, "owner of the repository", "decision", d.Reason)
+			}
+			return err
+		},
+		Log: n.log,
+	}
+	if owner != nil {
+		opts.Leadership = func(ctx context.Context) (archive.Proof, error) { return n.leadership(ctx, r, t) }
+	}
+	return opts, nil
+}
+
+// leadership says by a fresh look at the DCS whether this member leads, which
+// lets its WAL count beside a different one. The DCS must be the one that the
+// repository's owner keeps its id in: another cluster's leader proves nothing.
+func (n *node) leadership(ctx context.Context, r *repo.Repo, t pg.Timeline) (archive.Proof, error) {
+	ctx, cancel := n.dcsTimeout(ctx)
+	defer cancel()
+	prefix, err := n.prefix()
+	if err != nil {
+		return archive.Unknown, err
+	}
+	owner, _, err := r.CurrentOwner(ctx)
+	if err != nil {
+		return archive.Unknown, err
+	}
+	id, err := n.ownerID(ctx, prefix)
+	switch {
+	case err != nil:
+		return archive.Unknown, err
+	case owner.ID == "" || string(id) != owner.ID:
+		return archive.Unknown, errors.New("the owner id in the DCS is not the repository's")
+	}
+	v, err := n.view(ctx, "")
+	if err != nil {
+		return archive.Unknown, err
+	}
+	switch role, why := ha.ArchiveRole(v, t); role {
+	case ha.RoleLeader:
+		return archive.Leader, nil
+	case ha.RoleUnknown:
+		return archive.Unknown, errors.New(why)
+	}
+	return archive.NotLeader, nil
+}
+
+// leaderHistory gives the current leader's history from the DCS, zero if nobody
+// leads. It is nil where no DCS is configured.
+func (n *node) leaderHistory() func(context.Context) (pg.History, error) {
+	if _, err := n.dcsSettings(); errors.Is(err, errNoDCS) {
+		return nil
+	}
+	return func(ctx context.Context) (pg.History, error) {
+		ctx, cancel := n.dcsTimeout(ctx)
+		defer cancel()
+		c, err := n.cluster(ctx)
+		if err == nil && c.Leader == "" {
+			return pg.History{}, nil
+		}
+		var h pg.History
+		if err == nil {
+			h, err = c.LeaderHistory()
+		}
+		if err != nil {
+			n.log.WarnContext(ctx, "the leader's history is not known from the DCS; the repository decides which history to follow", "error", err)
+		}
+		return h, err
+	}
+}
