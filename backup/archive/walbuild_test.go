@@ -18,6 +18,7 @@ var le = binary.LittleEndian
 
 // builder writes WAL of PostgreSQL 17 as a server does, page by page.
 type builder struct {
+	size     pg.SegmentSize
 	timeline pg.Timeline
 	system   pg.SystemID
 	at, prev pg.LSN
@@ -27,13 +28,13 @@ type builder struct {
 
 // newBuilder begins with the first byte of a segment.
 func newBuilder(t pg.Timeline, n pg.SegmentNumber) *builder {
-	return &builder{timeline: t, system: repotest.Cluster.SystemID, at: segSize.Start(n), segments: map[pg.SegmentNumber][]byte{}}
+	return &builder{size: segSize, timeline: t, system: repotest.Cluster.SystemID, at: segSize.Start(n), segments: map[pg.SegmentNumber][]byte{}}
 }
 
 func (b *builder) segment() []byte {
-	n := segSize.SegmentOf(b.at)
+	n := b.size.SegmentOf(b.at)
 	if b.segments[n] == nil {
-		b.segments[n] = make([]byte, segSize)
+		b.segments[n] = make([]byte, b.size)
 	}
 	return b.segments[n]
 }
@@ -45,10 +46,10 @@ func (b *builder) page(remaining uint32) {
 	if remaining > 0 {
 		flags |= 1
 	}
-	if segSize.Offset(b.at) == 0 {
+	if b.size.Offset(b.at) == 0 {
 		flags, n = flags|2, 40
 		le.PutUint64(h[24:], uint64(b.system))
-		le.PutUint32(h[32:], uint32(segSize))
+		le.PutUint32(h[32:], uint32(b.size))
 		le.PutUint32(h[36:], 8192)
 	}
 	le.PutUint16(h, 0xD116)
@@ -56,7 +57,7 @@ func (b *builder) page(remaining uint32) {
 	le.PutUint32(h[4:], uint32(b.timeline))
 	le.PutUint64(h[8:], uint64(b.at))
 	le.PutUint32(h[16:], remaining)
-	copy(b.segment()[segSize.Offset(b.at):], h[:n])
+	copy(b.segment()[b.size.Offset(b.at):], h[:n])
 	b.at += pg.LSN(n)
 }
 
@@ -92,7 +93,7 @@ func (b *builder) record(rmgr, info uint8, xid uint32, main []byte, blocks ...ui
 			b.page(uint32(len(p)))
 		}
 		n := min(len(p), 8192-int(b.at%8192))
-		copy(b.segment()[segSize.Offset(b.at):], p[:n])
+		copy(b.segment()[b.size.Offset(b.at):], p[:n])
 		b.at += pg.LSN(n)
 		p = p[n:]
 	}
@@ -130,22 +131,22 @@ func (b *builder) restorePoint(name string) pg.LSN {
 // switchSegment ends the segment.
 func (b *builder) switchSegment() {
 	b.record(0, 0x40, 0, nil)
-	b.at = segSize.Start(segSize.SegmentBefore(b.at) + 1)
+	b.at = b.size.Start(b.size.SegmentBefore(b.at) + 1)
 }
 
 // fork gives a builder that goes on from here on a new timeline, whose first
 // segment begins with a copy of this one's.
 func (b *builder) fork(t pg.Timeline) *builder {
-	out := &builder{timeline: t, system: b.system, at: b.at, prev: b.prev, segments: map[pg.SegmentNumber][]byte{}, fill: byte(t)}
-	if segSize.Offset(b.at) != 0 {
-		copy(out.segment(), b.segment()[:segSize.Offset(b.at)])
+	out := &builder{size: b.size, timeline: t, system: b.system, at: b.at, prev: b.prev, segments: map[pg.SegmentNumber][]byte{}, fill: byte(t)}
+	if b.size.Offset(b.at) != 0 {
+		copy(out.segment(), b.segment()[:b.size.Offset(b.at)])
 	}
 	return out
 }
 
 // name gives the file name of a segment of the builder's timeline.
 func (b *builder) name(n pg.SegmentNumber) string {
-	return pg.Segment{Timeline: b.timeline, Number: n}.Name(segSize)
+	return pg.Segment{Timeline: b.timeline, Number: n}.Name(b.size)
 }
 
 // save writes a segment into dir under its name with suffix, and gives the
