@@ -1,0 +1,155 @@
+package backup
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pgtender/pgtender/backup/archive"
+	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/internal/finding"
+	"github.com/pgtender/pgtender/internal/pg"
+)
+
+// FinishPending commits the backups of earlier runs that had everything but
+// their WAL, as far as it has arrived since, and gives their ids. One that still
+// waits, or is damaged, is logged and left as it is: it keeps nobody from taking
+// a new one. The error is that of the listing, or ctx's.
+func FinishPending(ctx context.Context, r *repo.Repo, log *slog.Logger) ([]repo.BackupID, error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	pending, err := r.Pending(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var done []repo.BackupID
+	for _, p := range pending {
+		err := p.Err
+		if err == nil {
+			err = finish(ctx, r, &p.Backup)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return done, context.Cause(ctx)
+		case err != nil:
+			log.WarnContext(ctx, "an earlier backup stays pending", "key", p.Object.Key, "error", err)
+		default:
+			log.InfoContext(ctx, "committed an earlier backup, whose WAL has arrived", "backup", p.ID.String())
+			done = append(done, p.ID)
+		}
+	}
+	return done, nil
+}
+
+// finish commits one pending backup, if its WAL is there.
+func finish(ctx context.Context, r *repo.Repo, b *repo.Backup) error {
+	c, err := covered(ctx, r, b)
+	if err != nil {
+		return err
+	}
+	if !c.Reaches(b.Stop.LSN) {
+		return fmt.Errorf("WAL segment %s is not in the archive", c.Missing.Name(b.SegmentSize))
+	}
+	_, err = r.CommitPending(ctx, b.ID)
+	return err
+}
+
+// covered follows the archive from b's start towards its stop, along the
+// history b knows or that of a later timeline which b lies on: after a failover
+// the segment with the switch point exists as the new timeline's only. Where
+// all of it is there, every segment's header has been read. Where it is not,
+// the cover is the one that comes furthest, of the newest timeline.
+func covered(ctx context.Context, r *repo.Repo, b *repo.Backup) (archive.Cover, error) {
+	lines, err := histories(ctx, r)
+	if err != nil {
+		return archive.Cover{}, err
+	}
+	best, err := archive.Coverage(ctx, r, b.StopHistory(), b.SegmentSize, b.Start.LSN)
+	if err != nil {
+		return archive.Cover{}, err
+	}
+	for _, h := range lines {
+		if h.Timeline == b.Stop.Timeline || !liesOn(b, h) {
+			continue
+		}
+		c, err := archive.Coverage(ctx, r, h, b.SegmentSize, b.Start.LSN)
+		if err != nil {
+			return archive.Cover{}, err
+		}
+		if c.Until >= best.Until {
+			best = c
+		}
+	}
+	if best.Reaches(b.Stop.LSN) {
+		err = proveHeaders(ctx, r, best.History, b)
+	}
+	return best, err
+}
+
+// liesOn reports whether h leads through the whole of b: it has b's own
+// ancestry and had not left b's timeline before b's stop.
+func liesOn(b *repo.Backup, h pg.History) bool {
+	own, ok := archive.Ancestor(h, b.Stop.Timeline)
+	return ok && own.Equal(b.StopHistory()) && h.Contains(b.Stop) && h.Contains(b.Start)
+}
+
+// histories reads every archived history, ascending by timeline.
+func histories(ctx context.Context, r *repo.Repo) ([]pg.History, error) {
+	incarnations, err := r.Histories(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list archived timeline histories: %w", err)
+	}
+	out := make([]pg.History, 0, len(incarnations))
+	for _, i := range incarnations {
+		h, _, err := r.History(ctx, i)
+		if err != nil {
+			return nil, fmt.Errorf("read archived history of timeline %s: %w", i, err)
+		}
+		out = append(out, h)
+	}
+	return out, nil
+}
+
+// headerReads is how many WAL headers are read at the same time.
+const headerReads = 8
+
+// proveHeaders reads the header of every segment of b: a listing knows names
+// only.
+func proveHeaders(ctx context.Context, r *repo.Repo, h pg.History, b *repo.Backup) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(headerReads)
+	size := b.SegmentSize
+	for n := size.SegmentOf(b.Start.LSN); n <= size.SegmentBefore(b.Stop.LSN); n++ {
+		g.Go(func() error {
+			own, ok := archive.Ancestor(h, archive.SegmentTimeline(h, size, n))
+			if !ok {
+				return fmt.Errorf("prove WAL: segment %d has no timeline in the history of timeline %s", n, h.Timeline)
+			}
+			key := r.WALKey(&repo.WALHeader{Incarnation: repo.IncarnationOf(own), Segment: n, SegmentSize: size})
+			header, err := r.ReadWALHeader(ctx, key)
+			if err != nil {
+				return fmt.Errorf("prove WAL: %w", err)
+			}
+			return judgeHeader(&header, key, min(b.Stop.LSN, size.Start(n+1)))
+		})
+	}
+	return g.Wait()
+}
+
+// judgeHeader refuses an archived segment whose WAL does not reach to, which is
+// at most its end.
+func judgeHeader(h *repo.WALHeader, key string, to pg.LSN) error {
+	const unchecked = repo.WALChainBreak | repo.WALNoRecordStart
+	switch {
+	case h.Flags&unchecked == unchecked:
+		// What archive.Push stores when it is told to accept damage.
+		return finding.WithHint(fmt.Errorf("%s was archived although it is damaged: replay would end there, before the backup is consistent", key),
+			"take a new backup: it does not need this segment")
+	case h.End < to && h.Flags&repo.WALSwitch == 0:
+		return fmt.Errorf("the WAL in %s ends at %s, the backup needs it up to %s", key, h.End, to)
+	}
+	return nil
+}
