@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/pgtender/pgtender/e2e/lab"
+)
+
+// fingerprint is a query whose answer differs if any row of a table does,
+// whatever the order of the rows.
+func fingerprint(table string) string {
+	return fmt.Sprintf("select count(*), sum(hashtextextended(t::text, 0)) from %s t", table)
+}
+
+var comparedTables = []string{"pgbench_accounts", "pgbench_branches", "pgbench_tellers", "pgbench_history", "orders"}
+
+func (t *tour) compare(ctx context.Context) error {
+	t.say("Rows are counted and hashed on every member, once all have replayed what %s has written. For instance:", t.leader.Name)
+	t.command("psql", "-c", fingerprint("orders"))
+	if err := t.awaitReplay(ctx); err != nil {
+		return err
+	}
+	var lines []string
+	var differing error
+	for _, table := range comparedTables {
+		line := fmt.Sprintf("%-17s", table)
+		var first string
+		for i, n := range t.members() {
+			answer, err := n.SQL(ctx, fingerprint(table))
+			if err != nil {
+				return err
+			}
+			rows, hash, _ := strings.Cut(answer, "|")
+			line += fmt.Sprintf("  %s: %s rows, %s", n.Name, rows, hash)
+			if i == 0 {
+				first = answer
+			} else if answer != first {
+				differing = errors.Join(differing, fmt.Errorf("%s on %s is %s, on %s %s", table, t.leader.Name, first, n.Name, answer))
+			}
+		}
+		lines = append(lines, line)
+	}
+	t.output(strings.Join(lines, "\n"))
+	if differing != nil {
+		return differing
+	}
+	t.say("\nEqual everywhere. And on %s, rebuilt, what was committed a moment before the crash:", t.lost.Name)
+	out, err := t.client(ctx, t.lost, "psql", "-Atc", "select item from orders where id > 10000 order by id")
+	if err == nil && !strings.Contains(out, t.marker) {
+		err = fmt.Errorf("%s lacks %q", t.lost.Name, t.marker)
+	}
+	return err
+}
+
+// awaitReplay waits until every replica has replayed all that the leader has
+// written by now.
+func (t *tour) awaitReplay(ctx context.Context) error {
+	lsn, err := t.leader.SQL(ctx, "select pg_current_wal_lsn()")
+	if err != nil {
+		return err
+	}
+	for _, n := range t.members()[1:] {
+		if err := await(ctx, n.Name+" to replay "+lsn, func() bool { return hasReplayed(ctx, n, lsn) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settled waits until there is a synchronous standby and Patroni, which looks
+// once a second, has noted down that the living replicas have all that was
+// written.
+func (t *tour) settled(ctx context.Context) (standby *lab.Node, err error) {
+	if standby, err = t.cluster.WaitSyncStandby(ctx); err != nil {
+		return nil, err
+	}
+	return standby, await(ctx, "the replicas to catch up", func() bool {
+		members, err := t.cluster.Members(ctx)
+		if err != nil {
+			return false
+		}
+		for _, m := range members {
+			node := t.cluster.Node(m.Name)
+			if node == nil || !node.Running() || m.Role == "leader" {
+				continue
+			}
+			if lag, ok := m.Lag.(float64); !ok || lag > 0 {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// await looks now and then whether a state has come.
+func await(ctx context.Context, what string, come func() bool) error {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for !come() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %s: %w", what, context.Cause(ctx))
+		}
+	}
+	return nil
+}
+
+func hasReplayed(ctx context.Context, n *lab.Node, lsn string) bool {
+	answer, err := n.SQL(ctx, "select pg_last_wal_replay_lsn() >= '"+lsn+"'")
+	return err == nil && answer == "t"
+}
