@@ -72,10 +72,15 @@ func (w *indenter) end() {
 
 // quoted is a command line as a shell would take it.
 func quoted(args []string) string {
+	const special = " \t\n\"'`$&|;<>()*?[]#~\\!"
 	words := make([]string, len(args))
 	for i, arg := range args {
-		words[i] = arg
-		if arg == "" || strings.ContainsAny(arg, " \t\n\"'`$&|;<>()*?[]#~\\") {
+		switch {
+		case arg != "" && !strings.ContainsAny(arg, special):
+			words[i] = arg
+		case strings.Contains(arg, "'") && !strings.ContainsAny(arg, "\"`$\\!"):
+			words[i] = `"` + arg + `"`
+		default:
 			words[i] = "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
 		}
 	}

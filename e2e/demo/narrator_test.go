@@ -24,8 +24,8 @@ func TestIndenterKeepsLinesWhole(t *testing.T) {
 }
 
 func TestQuotedIsWhatAShellTakes(t *testing.T) {
-	got := quoted([]string{"psql", "-c", "select 'it''s', $1", "", "plain-1.2/3"})
-	if want := `psql -c 'select '\''it'\'''\''s'\'', $1' '' plain-1.2/3`; got != want {
+	got := quoted([]string{"psql", "-c", "select 'one'", "select 'two', $1", "", "plain-1.2/3"})
+	if want := `psql -c "select 'one'" 'select '\''two'\'', $1' '' plain-1.2/3`; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 }
