@@ -1,6 +1,8 @@
 package catchup
 
 import (
+	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/pgtender/pgtender/backup/archive"
@@ -8,27 +10,49 @@ import (
 	"github.com/pgtender/pgtender/internal/pg"
 )
 
-// DirState says what is in the target directory.
+// DirState says what is in a directory.
 type DirState string
 
-// The states of a target directory.
+// The states of a directory that is to be written.
 const (
 	DirEmpty      DirState = "empty"      // missing, or nothing but dot-names and lost+found
-	DirUnfinished DirState = "unfinished" // an earlier run of ours was interrupted
+	DirUnfinished DirState = "unfinished" // an earlier run was interrupted
+	DirFinished   DirState = "finished"   // an earlier run was interrupted when all was done; no server has run since
 	DirData       DirState = "data"       // a stopped PostgreSQL data directory
 	DirForeign    DirState = "foreign"    // something else
 )
 
-// DirFacts describe the target directory.
+// DirFacts describe a directory: the target itself, or one outside of it that
+// belongs to it.
 type DirFacts struct {
-	Path     string
-	State    DirState
-	Example  string      // a name found, for messages
-	Running  bool        // a postmaster or left-over backends
-	PID      int         // of what runs
-	SystemID pg.SystemID // DirData, or DirUnfinished: of what lies or is being restored there
-	Backup   repo.BackupID
-	Free     int64 // bytes free on its file system, -1 if unknown
+	Path    string   `json:"path"`
+	State   DirState `json:"state"`
+	Example string   `json:"example,omitempty"` // a name found, for messages
+	Running bool     `json:"running,omitzero"`  // a postmaster or left-over backends
+	PID     int      `json:"pid,omitzero"`      // of what runs
+	// SystemID is of the data that lies or is being restored there.
+	SystemID pg.SystemID `json:"system_id,omitzero"`
+	// Backup, Purpose and Target are those of the earlier run, of
+	// DirUnfinished and DirFinished.
+	Backup  repo.BackupID `json:"backup,omitzero"`
+	Purpose Purpose       `json:"purpose,omitempty"`
+	Target  Target        `json:"target,omitzero"`
+	Free    int64         `json:"free_bytes"` // on its file system for this user, -1 if unknown
+	Used    int64         `json:"used_bytes"` // by old data that would be removed
+	Device  uint64        `json:"-"`          // number of its file system
+	// Old are the directories outside of Path that old data of DirData, or of
+	// a DirUnfinished that was replacing such, has: where pg_wal leads, and
+	// the cluster's own directory in each tablespace.
+	Old []Place `json:"old_places,omitempty"`
+}
+
+// Place is a directory outside of the data directory that belongs to it.
+type Place struct {
+	OID      uint32 `json:"oid,omitzero"` // of the tablespace; 0: pg_wal
+	Location string `json:"location"`     // where the link in the data directory leads
+	// Path is what is the cluster's own: the location of pg_wal, in the
+	// location of a tablespace the directory named after the version.
+	Path string `json:"path"`
 }
 
 // LeaderFacts say what a new replica must be able to follow.
@@ -45,27 +69,78 @@ type LeaderFacts struct {
 // Candidate is one backup with what the archive covers from its start on.
 type Candidate struct {
 	repo.Listed
-	Cover archive.Cover // along the lineage; meaningless if Err is set
+	// Lineage is the history that recovery from it would follow.
+	Lineage archive.Lineage
+	// Cover is meaningless if Err or Unchecked is set.
+	Cover archive.Cover
+	// Reached is what the search for the target found, nil if there was none.
+	Reached *archive.Reached
+	// Newest is the newest end of a transaction in Cover. It is looked for
+	// only with a target time; zero if there is none.
+	Newest archive.Newest
+	// Unchecked says that the archive was not looked at, because a newer
+	// backup serves.
+	Unchecked bool
 }
 
-// Facts are all that Plan looks at. They are gathered once and not changed.
+// Facts are all that [Decide] looks at. They are gathered once and not changed.
 type Facts struct {
+	Now     time.Time
 	Purpose Purpose
 	Target  Target
 	Backup  repo.BackupID // asked for by name; zero: the best
-	Dir     DirFacts
-	// Tablespaces are the target directories that the backups' tablespaces
-	// are mapped to, by OID, with what is in them.
-	Tablespaces map[uint32]DirFacts
-	Lineage     archive.Lineage
-	Candidates  []Candidate // oldest first
-	Leader      *LeaderFacts
-	SystemID    pg.SystemID // that the directory must get; 0: any
-	// Newest is the time of the newest commit in the archive along the
-	// lineage, zero if not known. Only asked for with a target time.
-	Newest time.Time
-	// Found is where a named or numbered target lies, 0 if it was not looked
-	// for; NotFound says that it was looked for and is not there.
-	Found    pg.LSN
-	NotFound bool
+
+	Cluster  repo.ClusterID // whose part of the repository it is
+	SystemID pg.SystemID    // that the DCS names (Patroni's initialize key); 0: any
+	Major    int            // of the server programs at hand; 0: not known
+
+	Dir DirFacts
+	// WALDir is where pg_wal shall lead, "" for a plain directory.
+	WALDir string
+	// Mapping says where tablespaces go, by their location on the source.
+	Mapping map[string]string
+	// Places are the directories outside of Dir that candidates would be
+	// written to, by path.
+	Places map[string]DirFacts
+
+	Candidates []Candidate // oldest first
+	// Broken are backups that an earlier attempt found damaged.
+	Broken map[repo.BackupID]error
+	Leader *LeaderFacts // nil: nobody leads, or there is nobody to follow
+	// Unscanned says that the archive was not searched for the target.
+	Unscanned bool
+}
+
+// places gives the directories outside of the data directory that a restore of
+// b writes to.
+func (f *Facts) places(b *repo.Backup) []Place {
+	var out []Place
+	version := pg.TablespaceVersionDir(b.Major(), b.CatalogVersion)
+	for _, t := range b.Tablespaces {
+		location := filepath.Clean(t.Location)
+		if to, ok := f.Mapping[location]; ok {
+			location = to
+		}
+		out = append(out, Place{OID: t.OID, Location: location, Path: filepath.Join(location, version)})
+	}
+	switch {
+	case f.WALDir != "":
+		out = append(out, Place{Location: f.WALDir, Path: f.WALDir})
+	default:
+		// A link that the old data directory had is kept: whoever made it
+		// wanted the WAL elsewhere.
+		if i := slices.IndexFunc(f.Dir.Old, func(p Place) bool { return p.OID == 0 }); i >= 0 {
+			out = append(out, f.Dir.Old[i])
+		}
+	}
+	return out
+}
+
+// begun gives the backup that an earlier, interrupted run was about; zero if
+// there was none.
+func (f *Facts) begun() repo.BackupID {
+	if f.Dir.State == DirUnfinished || f.Dir.State == DirFinished {
+		return f.Dir.Backup
+	}
+	return 0
 }

@@ -3,20 +3,33 @@ package catchup
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/pgtender/pgtender/backup/archive"
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/pg"
 )
 
+// RungName names a rung.
+type RungName string
+
+// The rungs, cheapest first.
+const (
+	Nothing     RungName = "nothing to do"
+	FullRestore RungName = "full restore"
+)
+
 // Rung is one way to make the directory valid.
 type Rung struct {
-	Name   string `json:"name"`
-	Open   bool   `json:"open"`
-	Reason string `json:"reason"` // why it is chosen, possible or closed
-	Fetch  int64  `json:"fetch_bytes"`
-	Write  int64  `json:"write_bytes"`
-	Replay int64  `json:"wal_bytes"`
+	Name   RungName `json:"name"`
+	Open   bool     `json:"open"`
+	Reason string   `json:"reason"`      // why it is chosen or closed
+	Fetch  int64    `json:"fetch_bytes"` // from the repository, as stored
+	// Requests is how many objects or parts of objects are read, roughly.
+	Requests int64 `json:"requests"`
+	Write    int64 `json:"write_bytes"` // to the directory
+	Replay   int64 `json:"wal_bytes"`   // by the server afterwards, at most, as stored
 }
 
 // Verdict is what the plan says about one backup.
@@ -26,18 +39,24 @@ type Verdict struct {
 	Reason string        `json:"reason"`
 }
 
-// Plan is what Run carries out.
+// Plan is what [Run] carries out.
 type Plan struct {
-	Purpose    Purpose
-	Target     Target
-	Backup     repo.Backup
-	Lineage    archive.Lineage
-	Cover      archive.Cover
-	Resume     bool // an earlier run of the same backup goes on
-	Replace    bool // old data of the same cluster is removed first
-	Rungs      []Rung
-	Candidates []Verdict // newest first
-	Leader     *LeaderFacts
+	Purpose  Purpose     `json:"purpose"`
+	Target   Target      `json:"target"`
+	Dir      DirFacts    `json:"directory"`
+	Backup   repo.Backup `json:"backup"`
+	Places   []Place     `json:"places,omitempty"` // directories outside of Dir
+	WALLink  string      `json:"wal_directory,omitempty"`
+	Timeline pg.Timeline `json:"timeline"` // that recovery follows
+	// Lineage is Timeline's history and Cover what the archive holds of it.
+	Lineage archive.Lineage `json:"-"`
+	Cover   archive.Cover   `json:"-"`
+
+	Choice     RungName  `json:"choice"`
+	Rungs      []Rung    `json:"rungs"` // cheapest first
+	Resume     bool      `json:"resume,omitzero"`
+	Replace    bool      `json:"replace,omitzero"` // old data of the same cluster is removed first
+	Candidates []Verdict `json:"candidates"`       // newest first
 }
 
 // RefusalError says why nothing is done. Permanent means that a retry mends
@@ -64,89 +83,138 @@ func refuse(permanent bool, advice, format string, args ...any) error {
 	return &RefusalError{Reason: fmt.Sprintf(format, args...), Advice: advice, Permanent: permanent}
 }
 
-// Decide makes the plan, or says why there is none. It is pure.
+// Decide makes the plan, or says why there is none. It is pure. The plan that
+// comes with an error has the verdicts about the backups as far as they are
+// known.
 func Decide(f Facts) (Plan, error) {
+	p := Plan{Purpose: f.Purpose, Target: f.Target, Dir: f.Dir}
 	if err := f.Target.Validate(); err != nil {
-		return Plan{}, &RefusalError{Reason: err.Error(), Permanent: true}
+		return p, &RefusalError{Reason: err.Error(), Permanent: true}
 	}
-	p := Plan{Purpose: f.Purpose, Target: f.Target, Lineage: f.Lineage, Leader: f.Leader}
+	// What can never be mended comes first: whoever waits for a backup should
+	// know at once that the directory will not do.
+	if err := admitDir(f); err != nil {
+		return p, err
+	}
 	if err := p.chooseBackup(f); err != nil {
 		return p, err
 	}
 	if err := p.admit(f); err != nil {
 		return p, err
 	}
-	full := Rung{Name: "full restore", Open: true, Reason: "the directory is empty",
-		Fetch: p.Backup.StoredBytes, Write: p.Backup.Bytes, Replay: p.Cover.Bytes}
+	p.climb(f)
+	return p, nil
+}
+
+// climb fills in the ladder and chooses the lowest open rung.
+func (p *Plan) climb(f Facts) {
+	nothing := Rung{Name: Nothing, Reason: "the directory does not hold the backup"}
+	if f.Dir.State == DirFinished && !p.Replace {
+		nothing.Open, nothing.Reason = true, "an earlier run has done it all, and no server has run since"
+	}
+	full := Rung{
+		Name: FullRestore, Open: true, Reason: "the directory is empty",
+		Fetch: p.Backup.StoredBytes, Requests: p.Backup.StoredBytes/(8<<20) + p.Backup.Packs,
+		Write: p.Backup.Bytes, Replay: p.Cover.Bytes,
+	}
 	switch {
 	case p.Resume:
 		full.Reason = "an interrupted restore of the same backup goes on"
 	case p.Replace:
 		full.Reason = "the directory holds old data of this cluster, which is replaced"
+	case f.Dir.State == DirUnfinished:
+		full.Reason = fmt.Sprintf("an interrupted restore of backup %s is given up", f.Dir.Backup)
 	}
-	p.Rungs = []Rung{full}
-	return p, nil
+	p.Rungs = []Rung{nothing, full}
+	p.Choice = FullRestore
+	if nothing.Open {
+		p.Choice = Nothing
+	}
 }
 
 // chooseBackup takes the newest backup that serves, or the one asked for.
 func (p *Plan) chooseBackup(f Facts) error {
-	for i := len(f.Candidates) - 1; i >= 0; i-- {
-		c := f.Candidates[i]
+	if f.SystemID != 0 && f.Cluster.SystemID != f.SystemID {
+		return refuse(true, "name the right cluster, or remove the initialize key if this cluster is to be another",
+			"the repository's cluster %s is not the one that the DCS names, system identifier %s", f.Cluster, f.SystemID)
+	}
+	chosen := -1
+	for i, c := range slices.Backward(f.Candidates) {
 		reason := unusable(f, c)
-		if reason == "" && f.Backup != 0 && c.ID != f.Backup {
+		if f.Backup != 0 && c.ID != f.Backup {
 			reason = "another one was asked for"
 		}
 		v := Verdict{Backup: c.ID, Usable: reason == "", Reason: reason}
 		switch {
-		case v.Usable && p.Backup.ID == 0:
-			v.Reason = "the newest that serves"
-			p.Backup, p.Cover = c.Backup, c.Cover
-		case v.Usable:
-			v.Reason = "serves, but is older"
+		case !v.Usable:
+		case chosen < 0:
+			v.Reason, chosen = "the newest that serves", i
+		case c.ID == f.begun():
+			// What an earlier run has fetched is worth more than less WAL.
+			v.Reason, chosen = "it serves, and an interrupted run has part of it already", i
+		default:
+			v.Reason = "older than one that serves"
 		}
 		p.Candidates = append(p.Candidates, v)
 	}
 	switch {
-	case p.Backup.ID != 0:
+	case chosen >= 0:
+		c := f.Candidates[chosen]
+		p.Backup, p.Cover, p.Lineage, p.Timeline = c.Backup, c.Cover, c.Lineage, c.Lineage.Timeline
 		return nil
 	case len(f.Candidates) == 0:
-		return &RefusalError{Reason: "the repository holds no backup of this cluster", Advice: "take one with: pgtender backup"}
+		return refuse(false, "take one with: pgtender backup", "the repository holds no backup of cluster %s", f.Cluster)
+	case f.Backup != 0 && !slices.ContainsFunc(f.Candidates, func(c Candidate) bool { return c.ID == f.Backup }):
+		return refuse(true, "list the backups with: pgtender info", "the repository holds no backup %s of cluster %s", f.Backup, f.Cluster)
 	}
-	return &RefusalError{
-		Reason:   fmt.Sprintf("no backup leads to %s", f.Target),
-		Advice:   "choose another target or timeline, or take a new backup with: pgtender backup",
-		Verdicts: p.Candidates,
+	e := &RefusalError{Reason: fmt.Sprintf("no backup leads to %s", f.Target), Verdicts: p.Candidates,
+		Advice: "choose another target, timeline or backup, or take a new backup with: pgtender backup"}
+	if f.Purpose == Replica {
+		e.Reason = "no backup leads to where the leader can be followed"
+		e.Advice = "see what the archive lacks with: pgtender info; a new backup mends it: pgtender backup"
 	}
+	return e
 }
 
 // unusable says why a backup does not lead to the target, "" if it does.
 func unusable(f Facts, c Candidate) string {
-	b, h := c.Backup, f.Lineage.History
+	b, h := c.Backup, c.Lineage.History
 	switch {
 	case c.Err != nil:
 		return "it is damaged: " + c.Err.Error()
-	case f.SystemID != 0 && b.SystemID != f.SystemID:
-		return fmt.Sprintf("its system identifier is %s, not %s", b.SystemID, f.SystemID)
+	case f.Broken[c.ID] != nil:
+		return "it is damaged: " + f.Broken[c.ID].Error()
+	case b.SystemID != f.Cluster.SystemID:
+		return fmt.Sprintf("its system identifier is %s, not %s", b.SystemID, f.Cluster.SystemID)
+	case f.Major != 0 && b.Major() != f.Major:
+		return fmt.Sprintf("it is of PostgreSQL %d, the programs here are of %d", b.Major(), f.Major)
 	case !h.Contains(b.Start) || !h.Contains(b.Stop):
 		return fmt.Sprintf("it ends at %s, which is not on the history of timeline %s", b.Stop, h.Timeline)
-	case c.Cover.Until < b.Stop.LSN:
-		return fmt.Sprintf("WAL is missing from %s on, before its end at %s", c.Cover.Missing.Name(b.SegmentSize), b.Stop.LSN)
 	}
-	if reason := beyondTarget(f, b); reason != "" {
+	if reason := beyondTarget(f, c); reason != "" {
 		return reason
+	}
+	if c.Unchecked {
+		return ""
+	}
+	if !c.Cover.Reaches(b.Stop.LSN) {
+		return fmt.Sprintf("the archive lacks %s, which it needs up to its end at %s", c.Cover.Missing.Name(b.SegmentSize), b.Stop.LSN)
 	}
 	return unreachable(f, c)
 }
 
 // beyondTarget says why a backup is too new for the target.
-func beyondTarget(f Facts, b repo.Backup) string {
+func beyondTarget(f Facts, c Candidate) string {
+	b := c.Backup
 	switch t := f.Target; {
+	case f.Purpose == Replica && f.Leader != nil && b.Stop.Timeline == f.Leader.History.Timeline && b.Stop.LSN > f.Leader.Flush:
+		// A leader that lost its newest commits in a double failure keeps its
+		// timeline's number; a copy of what it lost could never follow it.
+		return fmt.Sprintf("it ends at %s, past the leader's %s", b.Stop.LSN, f.Leader.Flush)
 	case t.Kind == AtLSN && b.Stop.LSN > t.LSN:
 		return fmt.Sprintf("it ends at %s, after the target", b.Stop.LSN)
 	case t.Kind == AtTime && b.Finished.After(t.Time):
 		return fmt.Sprintf("it was finished at %s, after the target", b.Finished.Format("2006-01-02 15:04:05Z07:00"))
-	case (t.Kind == AtXID || t.Kind == AtName) && f.Found != 0 && b.Stop.LSN > f.Found:
-		return fmt.Sprintf("it ends at %s, after the target at %s", b.Stop.LSN, f.Found)
 	}
 	return ""
 }
@@ -162,31 +230,52 @@ func unreachable(f Facts, c Candidate) string {
 		}
 		return text
 	}
+	if f.Purpose == Replica {
+		return unfollowable(f, c, short)
+	}
 	switch t := f.Target; {
-	case f.Purpose == Replica && f.Leader != nil:
-		need, what := size.Start(size.SegmentOf(f.Leader.Flush)), "the leader's newest segment"
-		if f.Leader.Oldest != 0 {
-			need, what = min(need, f.Leader.Oldest), "the oldest WAL that the leader still has, "+f.Leader.Oldest.String()
-		}
-		if c.Cover.Until < need {
-			return short(what)
-		}
-	case t.Kind == AtLSN && !c.Cover.Reaches(t.LSN):
-		return short("the target")
-	case t.Kind == AtTime && !f.Newest.IsZero() && f.Newest.Before(t.Time):
-		return fmt.Sprintf("the newest commit in the archive is of %s, before the target", f.Newest.Format("2006-01-02 15:04:05.999999Z07:00"))
-	case f.NotFound:
-		return fmt.Sprintf("the archive does not hold %s up to its end at %s", t, c.Cover.Until)
-	case f.Found != 0 && !c.Cover.Reaches(f.Found):
-		return short("the target at " + f.Found.String())
+	case t.Kind == Immediate:
+		return ""
 	case t.Kind == Latest && c.Cover.Hole():
 		return short("its end")
+	case t.Kind == AtLSN && !c.Cover.Reaches(t.LSN):
+		return short("the target")
+	case t.Kind == AtTime && !c.Newest.Time.After(t.Time) && !(t.Exclusive && c.Newest.Time.Equal(t.Time)):
+		if c.Newest.Time.IsZero() {
+			return "the archive holds no transaction after it, so recovery would not stop at the target"
+		}
+		return fmt.Sprintf("the newest transaction that the archive leads to ended at %s, not after the target",
+			c.Newest.Time.UTC().Format("2006-01-02 15:04:05.999999Z07:00"))
+	case c.Reached != nil && !c.Reached.Found:
+		return fmt.Sprintf("%s does not come after it in the archive, which was searched to %s", t, c.Reached.End)
 	}
 	return ""
 }
 
-// admit decides whether the target directory may be written.
-func (p *Plan) admit(f Facts) error {
+// unfollowable says why a replica made of the backup could not follow the
+// leader.
+func unfollowable(f Facts, c Candidate, short func(string) string) string {
+	l, size := f.Leader, c.Backup.SegmentSize
+	if l == nil {
+		if c.Cover.Hole() {
+			return short("its end")
+		}
+		return ""
+	}
+	// What the leader still has it streams. Its newest segment cannot be
+	// archived yet, since it is being written.
+	need, what := size.Start(size.SegmentOf(l.Flush)), "the leader's newest segment"
+	if l.Oldest != 0 && l.Oldest < need {
+		need, what = l.Oldest, "the oldest WAL that the leader still has, "+l.Oldest.String()
+	}
+	if !c.Cover.Reaches(need) {
+		return short(what)
+	}
+	return ""
+}
+
+// admitDir refuses a directory that no backup may be written to.
+func admitDir(f Facts) error {
 	d := f.Dir
 	switch {
 	case d.Running:
@@ -195,30 +284,117 @@ func (p *Plan) admit(f Facts) error {
 		return refuse(true, "name an empty directory", "%s is neither empty nor a PostgreSQL data directory: it holds %s", d.Path, d.Example)
 	case d.State == DirData && f.Purpose != Replica:
 		return refuse(true, "name an empty directory, or move the old data away", "%s holds a PostgreSQL data directory", d.Path)
-	case d.State == DirData && d.SystemID != p.Backup.SystemID:
-		return refuse(true, "check the directory and the scope", "%s holds a data directory of another cluster: system identifier %s, not %s", d.Path, d.SystemID, p.Backup.SystemID)
-	case d.State == DirData:
-		p.Replace = true
-	case d.State == DirUnfinished && d.SystemID != p.Backup.SystemID:
+	case d.State == DirData && d.SystemID != f.Cluster.SystemID:
+		return refuse(true, "check the directory and the scope", "%s holds a data directory of another cluster: system identifier %s, not %s", d.Path, d.SystemID, f.Cluster.SystemID)
+	case (d.State == DirUnfinished || d.State == DirFinished) && d.SystemID != f.Cluster.SystemID:
 		return refuse(true, "remove the directory if nobody needs it", "%s holds an unfinished restore of another cluster, system identifier %s", d.Path, d.SystemID)
-	case d.State == DirUnfinished && d.Backup == p.Backup.ID:
-		p.Resume = true
 	}
-	var errs []error
-	for _, t := range p.Backup.Tablespaces {
-		d, ok := f.Tablespaces[t.OID]
-		switch {
-		case !ok:
-			errs = append(errs, refuse(true, "", "tablespace %d has no target directory", t.OID))
-		case d.State == DirForeign || d.State == DirData && f.Purpose != Replica:
-			errs = append(errs, refuse(true, "map it elsewhere with --tablespace OLD=NEW", "tablespace directory %s is not empty: it holds %s", d.Path, d.Example))
+	return nil
+}
+
+// admit decides whether the backup may be written to the target directory and
+// the places outside of it.
+func (p *Plan) admit(f Facts) error {
+	p.Places = f.places(&p.Backup)
+	for _, place := range p.Places {
+		if place.OID == 0 {
+			p.WALLink = place.Location
 		}
 	}
-	if need := p.Backup.Bytes; d.Free >= 0 && !p.Resume && !p.Replace && d.Free < need {
-		errs = append(errs, refuse(false, "make room, or name another directory", "%s has %d bytes free, the backup needs %d", d.Path, d.Free, need))
+	d := f.Dir
+	mine := d.Backup == p.Backup.ID && d.SystemID == p.Backup.SystemID
+	switch {
+	case d.State == DirFinished && mine && d.Purpose == f.Purpose && d.Target.same(f.Target):
+		return nil
+	case d.State == DirFinished && f.Purpose != Replica:
+		return refuse(true, "name an empty directory, or remove this one if nobody needs it",
+			"%s holds a finished restore of backup %s to %s, made for %s", d.Path, d.Backup, d.Target, d.Purpose)
+	case d.State == DirFinished || d.State == DirData:
+		p.Replace = true
+	case d.State == DirUnfinished:
+		p.Resume = mine
 	}
+	var errs []error
+	for from := range maps.Keys(f.Mapping) {
+		if !slices.ContainsFunc(p.Backup.Tablespaces, func(t repo.Tablespace) bool { return t.Location == from }) {
+			errs = append(errs, refuse(true, tablespaceList(p.Backup.Tablespaces), "backup %s has no tablespace at %s", p.Backup.ID, from))
+		}
+	}
+	for _, place := range p.Places {
+		errs = append(errs, p.admitPlace(f, place))
+	}
+	errs = append(errs, p.overlap(), p.room(f))
 	return errors.Join(errs...)
 }
 
-// SegmentSize gives the cluster's WAL segment size.
-func (p *Plan) SegmentSize() pg.SegmentSize { return p.Backup.SegmentSize }
+func tablespaceList(spaces []repo.Tablespace) string {
+	if len(spaces) == 0 {
+		return "it has no tablespaces"
+	}
+	text := "it has tablespaces at"
+	for _, t := range spaces {
+		text += " " + t.Location
+	}
+	return text
+}
+
+func (p *Plan) admitPlace(f Facts, place Place) error {
+	advice := "map it elsewhere with --tablespace OLD=NEW"
+	if place.OID == 0 {
+		advice = "name an empty directory"
+	}
+	d, ok := f.Places[place.Path]
+	switch {
+	case !ok:
+		return refuse(false, "", "%s was not looked at", place.Path)
+	case d.State == DirForeign, d.State == DirData && !p.Replace && !p.Resume:
+		return refuse(true, advice, "%s is not empty: it holds %s", place.Path, d.Example)
+	}
+	return nil
+}
+
+// overlap refuses places that lie within one another.
+func (p *Plan) overlap() error {
+	paths := []string{p.Dir.Path}
+	for _, place := range p.Places {
+		for _, other := range paths {
+			if within(other, place.Path) || within(place.Path, other) {
+				return refuse(true, "choose directories beside each other", "%s and %s lie one inside the other", other, place.Path)
+			}
+		}
+		paths = append(paths, place.Path)
+	}
+	return nil
+}
+
+// room refuses what cannot fit. How the backup divides among file systems is
+// not known before its files are listed, so they are counted together.
+func (p *Plan) room(f Facts) error {
+	if p.Resume {
+		return nil // part of it is there already
+	}
+	free, seen := int64(0), map[uint64]bool{}
+	add := func(d DirFacts) bool {
+		if d.Free < 0 {
+			return false
+		}
+		free += d.Used
+		if !seen[d.Device] {
+			free += d.Free
+		}
+		seen[d.Device] = true
+		return true
+	}
+	if !add(f.Dir) {
+		return nil
+	}
+	for _, place := range p.Places {
+		if !add(f.Places[place.Path]) {
+			return nil
+		}
+	}
+	if need := p.Backup.Bytes; free < need {
+		return refuse(false, "make room, or name another directory", "%s has %d bytes free, the backup needs %d", p.Dir.Path, free, need)
+	}
+	return nil
+}

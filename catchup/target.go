@@ -35,14 +35,15 @@ const (
 // Target is where recovery is to end. The zero value is the end of the
 // archive on the cluster's surviving timeline.
 type Target struct {
-	Kind      TargetKind
-	Time      time.Time
-	LSN       pg.LSN
-	XID       uint32
-	Name      string
-	Exclusive bool        // stop just before instead of just after
-	Timeline  pg.Timeline // 0: the surviving one
-	Action    string      // pause, promote, shutdown; "" is PostgreSQL's default, pause
+	Kind      TargetKind  `json:"kind,omitempty"`
+	Time      time.Time   `json:"time,omitzero"` // PostgreSQL counts microseconds
+	LSN       pg.LSN      `json:"lsn,omitzero"`
+	XID       uint32      `json:"xid,omitzero"`
+	Name      string      `json:"name,omitempty"`
+	Exclusive bool        `json:"exclusive,omitzero"` // stop just before instead of just after
+	Timeline  pg.Timeline `json:"timeline,omitzero"`  // to follow; 0: the surviving one
+	Current   bool        `json:"current,omitzero"`   // follow the timeline that the backup ends on
+	Action    string      `json:"action,omitempty"`   // pause, promote, shutdown; "" is PostgreSQL's default, pause
 }
 
 // Validate reports a target that makes no sense, whatever the repository holds.
@@ -51,6 +52,9 @@ func (t Target) Validate() error {
 	case "", "pause", "promote", "shutdown":
 	default:
 		return fmt.Errorf("target action %q is none of pause, promote, shutdown", t.Action)
+	}
+	if t.Current && t.Timeline != 0 {
+		return fmt.Errorf("timeline %s and the backup's own cannot both be followed", t.Timeline)
 	}
 	if t.Exclusive && t.Kind != AtTime && t.Kind != AtLSN && t.Kind != AtXID {
 		return errors.New("an exclusive target needs a time, an LSN or a transaction id")
@@ -81,29 +85,10 @@ func (t Target) String() string {
 	return "the end of the archive"
 }
 
-// settings gives the recovery settings for the target, by name. PostgreSQL
-// allows only one of the recovery_target settings, so those that are not used
-// are set to nothing by the caller.
-func (t Target) settings() []pg.Setting {
-	var out []pg.Setting
-	add := func(name, value string) { out = append(out, pg.Setting{Name: name, Value: value}) }
-	switch t.Kind {
-	case Immediate:
-		add("recovery_target", "immediate")
-	case AtTime:
-		add("recovery_target_time", t.Time.Format("2006-01-02 15:04:05.999999-07:00"))
-	case AtLSN:
-		add("recovery_target_lsn", t.LSN.String())
-	case AtXID:
-		add("recovery_target_xid", fmt.Sprint(t.XID))
-	case AtName:
-		add("recovery_target_name", t.Name)
+// same reports whether both are one target.
+func (t Target) same(o Target) bool {
+	if t.Time.Equal(o.Time) {
+		t.Time = o.Time
 	}
-	if t.Exclusive {
-		add("recovery_target_inclusive", "off")
-	}
-	if t.Action != "" && t.Kind != Latest {
-		add("recovery_target_action", t.Action)
-	}
-	return out
+	return t == o
 }

@@ -1,0 +1,10 @@
+//go:build !linux
+
+package catchup
+
+import "os"
+
+// directFlag: this system has no such flag.
+const directFlag = 0
+
+func reserve(f *os.File, size int64) error { return f.Truncate(size) }

@@ -1,0 +1,332 @@
+package catchup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"github.com/pgtender/pgtender/backup/repo"
+)
+
+const (
+	// chunkSize is how much of a file is written at once.
+	chunkSize = 1 << 20
+	// alignment of memory, offsets and lengths for direct writes. No disk has
+	// larger sectors; a file system that wants more answers EINVAL.
+	alignment = 4096
+	// reserveFrom is the size from which a file's blocks are asked for at once.
+	reserveFrom = 1 << 20
+)
+
+// writer puts what a fetch hands over, frames of files in no order, into the
+// files. Neighbouring frames are gathered in chunks, so that the disk gets few
+// large writes. Safe for concurrent use.
+//
+// Memory: at most limit chunks, and one more per goroutine.
+type writer struct {
+	tree      *tree
+	blockSize int
+	limit     int
+	done      func(*output) error // called once for each file that is whole
+	wrote     func(int)           // counts bytes, for progress
+	buffered  atomic.Bool         // the file system does not take direct writes
+
+	mu      sync.Mutex
+	outputs map[int64]*output
+	chunks  []*chunk // oldest first
+}
+
+// output is one file on its way.
+type output struct {
+	entry repo.Entry
+	// Guarded by writer.mu.
+	arrived int64 // bytes
+	pending int   // chunks being written, or held by somebody who copies into them
+	chunks  map[int64]*chunk
+}
+
+// chunk is an aligned part of a file that is being gathered.
+type chunk struct {
+	out  *output
+	base int64
+	buf  []byte
+	// Guarded by writer.mu.
+	filled int   // bytes
+	have   []run // ascending, not touching
+	pins   int   // goroutines copying into buf
+}
+
+// run is a part of a chunk that has arrived.
+type run struct{ from, to int }
+
+var chunkBuffers = sync.Pool{New: func() any {
+	raw := make([]byte, chunkSize+alignment)
+	skip := -int(uintptr(unsafe.Pointer(&raw[0]))) & (alignment - 1)
+	buf := raw[skip : skip+chunkSize : skip+chunkSize]
+	return &buf
+}}
+
+func newWriter(t *tree, blockSize, workers int) *writer {
+	w := &writer{tree: t, blockSize: blockSize, limit: 16 + 8*workers, outputs: map[int64]*output{}}
+	w.buffered.Store(directFlag == 0 || blockSize%alignment != 0)
+	return w
+}
+
+// add makes the file of an entry, which has content, and awaits it.
+func (w *writer) add(e repo.Entry) error {
+	if e.Map != nil {
+		f, err := w.tree.create(e.Path, e.Mode)
+		if err != nil {
+			return err
+		}
+		if e.Size >= reserveFrom {
+			err = reserve(f, e.Size)
+		}
+		if err := errors.Join(err, f.Close()); err != nil {
+			return fmt.Errorf("create %s: %w", e.Path, err)
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.outputs[int64(e.File)] = &output{entry: e, chunks: map[int64]*chunk{}}
+	return nil
+}
+
+// write is what a fetch calls.
+func (w *writer) write(_ context.Context, r repo.Read, raw []byte) error {
+	w.mu.Lock()
+	o := w.outputs[r.Tag]
+	w.mu.Unlock()
+	if o == nil {
+		return fmt.Errorf("content of file %d came after the file was whole", r.Tag)
+	}
+	if r.Kind == repo.FrameBundle {
+		return w.small(o, raw)
+	}
+	for first, b := range r.Runs(raw, w.blockSize) {
+		if err := w.pages(o, int64(first)*int64(w.blockSize), b); err != nil {
+			return fmt.Errorf("write %s: %w", o.entry.Path, err)
+		}
+	}
+	return nil
+}
+
+// small writes a file that comes whole.
+func (w *writer) small(o *output, content []byte) error {
+	f, err := w.tree.create(o.entry.Path, o.entry.Mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", o.entry.Path, err)
+	}
+	w.wrote(len(content))
+	return w.whole(o)
+}
+
+// pages takes contiguous bytes of a file.
+func (w *writer) pages(o *output, off int64, b []byte) error {
+	for len(b) > 0 {
+		base := off - off%chunkSize
+		n := int(min(int64(len(b)), base+chunkSize-off))
+		c, evicted := w.take(o, base)
+		if evicted != nil {
+			if err := w.flush(evicted); err != nil {
+				return err
+			}
+		}
+		copy(c.buf[off-base:], b[:n]) // nobody else has these pages
+		for _, full := range w.give(c, int(off-base), n) {
+			if err := w.flush(full); err != nil {
+				return err
+			}
+		}
+		off, b = off+int64(n), b[n:]
+	}
+	return nil
+}
+
+// take gives the chunk at base for copying into it. Where there are too many,
+// the oldest that nobody copies into comes back too, to be flushed.
+func (w *writer) take(o *output, base int64) (c, evicted *chunk) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if c := o.chunks[base]; c != nil {
+		c.pins++
+		return c, nil
+	}
+	if len(w.chunks) >= w.limit {
+		for _, old := range w.chunks {
+			if old.pins == 0 {
+				evicted = old
+				w.detach(old)
+				break
+			}
+		}
+	}
+	c = &chunk{out: o, base: base, buf: *chunkBuffers.Get().(*[]byte), pins: 1}
+	o.chunks[base] = c
+	w.chunks = append(w.chunks, c)
+	o.pending++
+	return c, evicted
+}
+
+// detach takes a chunk out of the books; who does so writes it.
+func (w *writer) detach(c *chunk) {
+	delete(c.out.chunks, c.base)
+	for i, other := range w.chunks {
+		if other == c {
+			w.chunks = append(w.chunks[:i], w.chunks[i+1:]...)
+			return
+		}
+	}
+}
+
+// give notes what was copied into a chunk and gives the chunks that are to be
+// written now: this one if it is full, all of the file if that was its last
+// part.
+func (w *writer) give(c *chunk, from, n int) []*chunk {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	o := c.out
+	c.pins--
+	c.filled += n
+	c.note(from, from+n)
+	o.arrived += int64(n)
+	var out []*chunk
+	if o.arrived == o.entry.Size {
+		for _, c := range o.chunks {
+			out = append(out, c)
+		}
+	} else if c.filled == chunkSize {
+		out = append(out, c)
+	}
+	for _, c := range out {
+		w.detach(c)
+	}
+	return out
+}
+
+// note adds a run to those that have arrived.
+func (c *chunk) note(from, to int) {
+	i := 0
+	for i < len(c.have) && c.have[i].to < from {
+		i++
+	}
+	j := i
+	for j < len(c.have) && c.have[j].from <= to {
+		from, to = min(from, c.have[j].from), max(to, c.have[j].to)
+		j++
+	}
+	c.have = append(c.have[:i], append([]run{{from, to}}, c.have[j:]...)...)
+}
+
+// flush writes a detached chunk, and finishes its file if it was the last one.
+func (w *writer) flush(c *chunk) error {
+	err := w.put(c)
+	chunkBuffers.Put(&c.buf)
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	o := c.out
+	o.pending--
+	last := o.pending == 0 && o.arrived == o.entry.Size
+	w.mu.Unlock()
+	if !last {
+		return nil
+	}
+	if err := w.settle(o); err != nil {
+		return err
+	}
+	return w.whole(o)
+}
+
+func (w *writer) put(c *chunk) error {
+	if !w.buffered.Load() {
+		err := w.putRuns(c, directFlag)
+		if !errors.Is(err, syscall.EINVAL) {
+			return err
+		}
+		w.buffered.Store(true) // this file system cannot do it after all
+	}
+	return w.putRuns(c, 0)
+}
+
+func (w *writer) putRuns(c *chunk, flag int) (err error) {
+	f, err := w.tree.open(c.out.entry.Path, os.O_WRONLY|flag)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	for _, r := range c.have {
+		to := r.to
+		if flag != 0 && to%alignment != 0 {
+			// The end of the file; what is too much is cut off when it is whole.
+			to = (to + alignment - 1) &^ (alignment - 1)
+			clear(c.buf[r.to:to])
+		}
+		if _, err := f.WriteAt(c.buf[r.from:to], c.base+int64(r.from)); err != nil {
+			return err
+		}
+		w.wrote(r.to - r.from)
+	}
+	return nil
+}
+
+// settle gives a written file its size and compares its digest, if the backup
+// has one of the whole: the frames were checked one by one, this proves that
+// each is in its place.
+func (w *writer) settle(o *output) error {
+	e := &o.entry
+	f, err := w.tree.open(e.Path, os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	err = func() error {
+		info, err := f.Stat()
+		if err == nil && info.Size() != e.Size {
+			err = f.Truncate(e.Size)
+		}
+		if err != nil || e.Digest.IsZero() {
+			return err
+		}
+		d := repo.NewDigester()
+		if _, err := io.Copy(d, f); err != nil {
+			return err
+		}
+		if got := d.Digest(); got != e.Digest {
+			return &repo.CorruptError{Offset: -1, What: fmt.Sprintf("content of %q as restored has digest %s, not %s", e.Path, got, e.Digest)}
+		}
+		return nil
+	}()
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("finish %s: %w", e.Path, err)
+	}
+	return nil
+}
+
+// whole hands on a file that has all its content.
+func (w *writer) whole(o *output) error {
+	w.mu.Lock()
+	delete(w.outputs, int64(o.entry.File))
+	w.mu.Unlock()
+	return w.done(o)
+}
+
+// left gives a file that is not whole, "" if there is none.
+func (w *writer) left() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, o := range w.outputs {
+		return o.entry.Path
+	}
+	return ""
+}
