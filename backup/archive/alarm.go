@@ -2,7 +2,9 @@ package archive
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"time"
 
@@ -13,7 +15,8 @@ import (
 const (
 	AlarmConflict   = "conflict"   // a leader's WAL counts beside a different one
 	AlarmQuarantine = "quarantine" // different WAL of somebody not proved to be leader
-	AlarmDamage     = "damage"     // a segment that PostgreSQL could not replay was refused
+	AlarmDamage     = "damage"     // a file was refused that is damaged, or whose archived object is
+	AlarmUnreadable = "unreadable" // an event cannot be read, which may be an alarm
 )
 
 // Alarm is something about the archive that a person must look at. Every
@@ -70,26 +73,26 @@ func (a Alarm) same(o Alarm) bool {
 }
 
 // Alarms lists all alarms, oldest first, acknowledged ones included. An event
-// that cannot be read is an error: it may be an alarm.
+// that cannot be read is an alarm of its own, since it may be one.
 func Alarms(ctx context.Context, r *repo.Repo) ([]Alarm, error) {
 	events, err := r.Events(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return alarms(events)
+	return alarms(events), nil
 }
 
-func alarms(events []repo.StoredEvent) ([]Alarm, error) {
+func alarms(events []repo.StoredEvent) []Alarm {
 	var out []Alarm
 	acknowledged := make(map[string]bool)
 	for _, e := range events {
-		if e.Err != nil {
-			return nil, fmt.Errorf("read event %s: %w", e.Key, e.Err)
-		}
-		switch e.Kind {
-		case eventAck:
+		switch {
+		case errors.Is(e.Err, fs.ErrNotExist): // removed since it was listed
+		case e.Err != nil:
+			out = append(out, Alarm{ID: e.ID, Time: e.Object.Modified, Kind: AlarmUnreadable, Subject: e.Key, Text: "event cannot be read: " + e.Err.Error()})
+		case e.Kind == eventAck:
 			acknowledged[e.Subject] = true
-		case eventAlarm:
+		case e.Kind == eventAlarm:
 			a := Alarm{
 				ID: e.ID, Time: e.Time, Kind: e.Data["kind"], Subject: e.Subject, Text: e.Text,
 				Member: e.Data["member"], Existing: e.Data["existing"], Key: e.Data["key"],
@@ -103,7 +106,7 @@ func alarms(events []repo.StoredEvent) ([]Alarm, error) {
 	for i := range out {
 		out[i].Acknowledged = acknowledged[out[i].ID.String()]
 	}
-	return out, nil
+	return out
 }
 
 // Acknowledge says that somebody has looked at an alarm. by and why are kept.

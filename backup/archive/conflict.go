@@ -2,8 +2,11 @@ package archive
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/backup/storage"
 )
 
 // contender is a file whose key is taken by different content, with what can
@@ -12,10 +15,13 @@ type contender struct {
 	result     PushResult
 	finding    error // what the archived one was found to be
 	digest     repo.Digest
-	beside     string // key; "": there is no such place
 	quarantine string // key
+	// beside is the key under which a leader's counts; "": there is no such
+	// place for a file that recovery does not read (.partial, backup history),
+	// and so a leader's goes to quarantine as well.
+	beside string
 
-	there                    func(key string) bool // whether this content lies there already
+	there                    func() bool // whether this content lies beside already
 	putBeside, putQuarantine func() error
 }
 
@@ -26,7 +32,7 @@ type contender struct {
 // The alarm comes first: once the content is stored, a repetition does not get
 // as far as here.
 func (p *pusher) conflict(ctx context.Context, c contender) (PushResult, error) {
-	if c.beside != "" && c.there(c.beside) {
+	if c.beside != "" && c.there() {
 		c.result.Key, c.result.Outcome = c.beside, AlreadyArchived
 		return c.result, nil
 	}
@@ -37,29 +43,36 @@ func (p *pusher) conflict(ctx context.Context, c contender) (PushResult, error) 
 		}
 	}
 	alarm := Alarm{
-		Kind: AlarmConflict, Subject: c.result.Name, Member: p.opts.Member, Digest: c.digest,
-		Existing: c.result.Key, Key: c.beside, Text: "the leader's WAL differs from the archived one, which it replaces: " + c.finding.Error(),
+		Kind: AlarmQuarantine, Subject: c.result.Name, Member: p.opts.Member, Digest: c.digest, Existing: c.result.Key, Key: c.quarantine,
+		Text: fmt.Sprintf("a file that differs from the archived one went to quarantine; its pusher was %s: %v", proof, c.finding),
 	}
-	if proof != Leader {
-		alarm.Kind, alarm.Key = AlarmQuarantine, c.quarantine
-		alarm.Text = "WAL differs from the archived one and went to quarantine, its pusher being " + proof.String() + ": " + c.finding.Error()
+	if proof == Leader && c.beside != "" {
+		alarm.Kind, alarm.Key = AlarmConflict, c.beside
+		alarm.Text = fmt.Sprintf("the leader's WAL differs from the archived one, and counts in its place: %v", c.finding)
 	}
-	if err := Raise(ctx, p.repo, alarm); err != nil {
-		return PushResult{}, err
-	}
-	conflict := &ConflictError{Name: c.result.Name, Existing: c.result.Key, Quarantine: c.quarantine, Proof: proof, Cause: cause}
+	alarmErr := Raise(ctx, p.repo, alarm)
 	p.log.ErrorContext(ctx, alarm.Text, "file", c.result.Name, "timeline", c.result.Incarnation.String(), "digest", c.digest.String())
-	switch {
-	case proof != Leader:
-		if err := c.putQuarantine(); err != nil {
+	if proof != Leader {
+		if err := errors.Join(c.putQuarantine(), alarmErr); err != nil {
 			return PushResult{}, err
 		}
-		return PushResult{}, conflict
-	case c.beside == "":
-		c.result.Key = c.quarantine
-		c.result.Outcome = StoredBeside
-		return c.result, c.putQuarantine()
+		return PushResult{}, &ConflictError{Name: c.result.Name, Existing: c.result.Key, Quarantine: c.quarantine, Proof: proof, Cause: cause}
+	}
+	if alarmErr != nil {
+		if storage.Retryable(alarmErr) {
+			return PushResult{}, alarmErr // so that the archiver comes again
+		}
+		// Not a reason to block a leader for ever: the listing shows what lies
+		// beside.
+		p.log.WarnContext(ctx, "alarm could not be stored", "file", c.result.Name, "error", alarmErr)
 	}
 	c.result.Key, c.result.Outcome = c.beside, StoredBeside
-	return c.result, c.putBeside()
+	put := c.putBeside
+	if c.beside == "" {
+		c.result.Key, put = c.quarantine, c.putQuarantine
+	}
+	if err := put(); err != nil {
+		return PushResult{}, err
+	}
+	return c.result, nil
 }

@@ -153,7 +153,8 @@ func (g *getter) attempt(ctx context.Context, name repo.WALName, start time.Time
 }
 
 func (g *getter) within(ctx context.Context, start time.Time, f func(context.Context) error) error {
-	limited, cancel := context.WithDeadline(ctx, start.Add(GetPolicy(g.opts.Standby, g.shown).Retry))
+	retry := GetPolicy(g.opts.Standby, g.shown).Retry
+	limited, cancel := context.WithDeadlineCause(ctx, start.Add(retry), fmt.Errorf("no answer within %s", retry))
 	defer cancel()
 	return f(limited)
 }

@@ -27,11 +27,15 @@ type listing struct {
 // locate finds the object that counts for a segment of one incarnation.
 func locate(ctx context.Context, r *repo.Repo, i repo.Incarnation, size pg.SegmentSize, n pg.SegmentNumber) (listing, error) {
 	var same []repo.WALObject
-	l := listing{last: n}
+	l, past := listing{last: n}, false
 	for o, err := range r.Segments(ctx, i, size, n) {
+		if err != nil && past {
+			break // all of the segment itself has been seen
+		}
 		if err != nil {
 			return listing{}, err
 		}
+		past = past || o.Segment.Number > n
 		switch {
 		case o.Key.WAL.Partial || o.Key.WAL.Backup:
 		case o.Segment.Number == n:

@@ -224,7 +224,7 @@ func (p *pusher) history(ctx context.Context, t pg.Timeline) (PushResult, error)
 	if _, _, err := p.repo.History(ctx, result.Incarnation); err == nil {
 		result.Outcome = AlreadyArchived
 	} else if _, err := p.repo.PutHistory(ctx, t, content); err != nil {
-		return PushResult{}, err
+		return PushResult{}, p.refused(ctx, err)
 	}
 	opts := p.opts
 	opts.WALDir, opts.CheckOwner = opts.walDir(), nil // the owner is checked
@@ -267,8 +267,6 @@ func (p *pusher) backupHistory(ctx context.Context, name repo.WALName) (PushResu
 	return p.conflict(ctx, contender{
 		result: result, finding: err, digest: digest,
 		quarantine: p.repo.Key(repo.Key{Kind: repo.KeyQuarantine, Incarnation: result.Incarnation, WAL: name, Conflict: digest}),
-		// There is no place beside the archived one for a file that nothing
-		// but people reads, so a leader's goes to quarantine as well.
 		putQuarantine: func() error { return p.repo.QuarantineBackupHistory(ctx, result.Key, content) },
 	})
 }
@@ -297,7 +295,8 @@ func (p *pusher) segment(ctx context.Context, name repo.WALName) (PushResult, er
 	var d *repo.WALData
 	var there repo.WALHeader // zero: not known
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return p.owner(gctx) })
+	owned := make(chan error, 1)
+	go func() { owned <- p.owner(ctx) }()
 	g.Go(func() error {
 		key, ok := f.key(p.repo, own, name)
 		if ok {
@@ -311,10 +310,14 @@ func (p *pusher) segment(ctx context.Context, name repo.WALName) (PushResult, er
 		return err
 	})
 	err = g.Wait()
+	ownerErr := <-owned
 	if d != nil {
 		defer d.Close()
 	}
-	if err != nil {
+	switch {
+	case ownerErr != nil: // first: not even an alarm belongs into another cluster's part
+		return PushResult{}, ownerErr
+	case err != nil:
 		return PushResult{}, p.refused(ctx, err)
 	}
 	return p.put(ctx, d, there)
@@ -356,22 +359,30 @@ func (p *pusher) put(ctx context.Context, d *repo.WALData, there repo.WALHeader)
 		}
 		return PushResult{}, err
 	}
-	return p.conflict(ctx, contender{
-		result: result, finding: err, digest: h.Digest,
-		beside: p.repo.WALConflictKey(h), quarantine: p.repo.WALQuarantineKey(h),
-		there: func(key string) bool {
-			existing, err := p.repo.ReadWALHeader(ctx, key)
-			return err == nil && existing.Equal(h)
-		},
-		putBeside:     func() error { return p.repo.PutWAL(ctx, p.repo.WALConflictKey(h), d) },
+	c := contender{
+		result: result, finding: err, digest: h.Digest, quarantine: p.repo.WALQuarantineKey(h),
 		putQuarantine: func() error { return p.repo.PutWAL(ctx, p.repo.WALQuarantineKey(h), d) },
-	})
+	}
+	if h.Flags&repo.WALPartial == 0 {
+		c.beside = p.repo.WALConflictKey(h)
+		c.putBeside = func() error { return p.repo.PutWAL(ctx, c.beside, d) }
+		c.there = func() bool {
+			existing, err := p.repo.ReadWALHeader(ctx, c.beside)
+			return err == nil && existing.Equal(h)
+		}
+	}
+	return p.conflict(ctx, c)
 }
 
-// refused raises the alarm for damage, which no retry mends.
+// refused raises the alarm for damage, of the file or of the archived object in
+// its place, which no retry mends.
 func (p *pusher) refused(ctx context.Context, err error) error {
 	var damaged *DamagedError
-	if !errors.As(err, &damaged) {
+	switch {
+	case errors.As(err, &damaged):
+	case errors.Is(err, repo.ErrCorrupt):
+		err = finding.WithHint(err, "remove the damaged object from the repository; the archiver then stores this file in its place")
+	default:
 		return err
 	}
 	alarm := Alarm{Kind: AlarmDamage, Subject: p.name, Member: p.opts.Member, Text: err.Error()}

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -509,5 +511,103 @@ func TestAnAlarmIsOverOnceItIsAcknowledged(t *testing.T) {
 	}
 	if all, _ := archive.Alarms(t.Context(), r); !all[0].Acknowledged || all[0].Text != "bad" {
 		t.Errorf("alarms are %+v", all)
+	}
+}
+
+func TestAnEventThatCannotBeReadIsAnAlarm(t *testing.T) {
+	r, store := openMem(t)
+	if err := archive.Raise(t.Context(), r, archive.Alarm{Kind: archive.AlarmDamage, Subject: "a", Text: "bad"}); err != nil {
+		t.Fatal(err)
+	}
+	for o := range store.List(t.Context(), "", "") {
+		flip(t, store, o.Key, 40, 1)
+	}
+	all, err := archive.Alarms(t.Context(), r)
+	if err != nil || len(all) != 1 || all[0].Kind != archive.AlarmUnreadable {
+		t.Errorf("alarms are %+v, %v", all, err)
+	}
+}
+
+func TestADamagedHistoryInTheArchiveIsSaid(t *testing.T) {
+	r, store := openMem(t)
+	path := saveHistory(t, t.TempDir(), pg.History{Timeline: 2, Forks: []pg.Fork{{Parent: 1, Switch: 0x400000}}})
+	key := push(t, r, path).Key
+	flip(t, store, key, 70, 1)
+	for range 2 {
+		_, err := archive.Push(t.Context(), r, archive.PushOptions{Path: path})
+		if !errors.Is(err, repo.ErrCorrupt) || !strings.Contains(err.Error(), key) || finding.Hint(err) == "" {
+			t.Errorf("error is %v, hint %q", err, finding.Hint(err))
+		}
+	}
+	if got := alarmKinds(t, r); len(got) != 1 {
+		t.Errorf("alarms are %q", got)
+	}
+}
+
+func TestTheOwnerDecidesBeforeDamageIsSaid(t *testing.T) {
+	r, store := repotest.New(t)
+	b := filled(1, 4, 4)
+	b.segments[4][300_000] ^= 4
+	_, err := archive.Push(t.Context(), r, archive.PushOptions{
+		Path:       b.save(t, t.TempDir(), 4, ""),
+		CheckOwner: func(context.Context) error { return archive.ErrForeignOwner },
+	})
+	if !errors.Is(err, archive.ErrForeignOwner) || len(keys(t, store)) != 0 {
+		t.Errorf("error is %v, objects %q", err, keys(t, store))
+	}
+}
+
+func TestTheArchiveTellsTheSegmentSize(t *testing.T) {
+	for _, n := range []pg.SegmentNumber{4, 5000} { // the latter has a high part in its name
+		r, _ := repotest.New(t)
+		if _, err := archive.SegmentSize(t.Context(), r); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("an empty archive: %v", err)
+		}
+		b := filled(1, n, n)
+		dir := t.TempDir()
+		backup := save(t, filepath.Join(dir, b.name(n)+".00000028.backup"), []byte("x"))
+		path := b.save(t, dir, n, "")
+		push(t, r, backup)
+		push(t, r, path)
+		if got, err := archive.SegmentSize(t.Context(), r); err != nil || got != segSize {
+			t.Errorf("segment %d: size is %d, %v", n, got, err)
+		}
+	}
+}
+
+func TestLargeSegments(t *testing.T) {
+	r, _ := repotest.New(t)
+	b := &builder{size: 128 << 20, timeline: 1, system: repotest.Cluster.SystemID, segments: map[pg.SegmentNumber][]byte{}}
+	b.at = b.size.Start(1)
+	b.insert(1)
+	at := b.commit(701, time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
+	b.switchSegment()
+	push(t, r, b.save(t, t.TempDir(), 1, ""))
+	got, err := archive.FindTarget(t.Context(), r, pg.FirstTimeline(), b.size, b.size.Start(1), archive.Target{XID: 701})
+	if err != nil || got.Start != at {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
+func TestPartialFilesThatDiffer(t *testing.T) {
+	r, _ := repotest.New(t)
+	dir := t.TempDir()
+	one, other := newBuilder(1, 4), newBuilder(1, 4)
+	one.until(segSize.Start(4) + 100_000)
+	other.until(segSize.Start(4) + 200_000)
+	plain := push(t, r, one.save(t, dir, 4, ".partial"))
+	path := other.save(t, dir, 4, ".partial")
+	if _, err := archive.Push(t.Context(), r, archive.PushOptions{Path: path}); !errors.Is(err, repo.ErrConflict) {
+		t.Errorf("error is %v", err)
+	}
+	leads := func(context.Context) (archive.Proof, error) { return archive.Leader, nil }
+	for range 2 {
+		result, err := archive.Push(t.Context(), r, archive.PushOptions{Path: path, Leadership: leads})
+		if err != nil || result.Key == plain.Key {
+			t.Fatalf("the leader's: %+v, %v", result, err)
+		}
+		if !bytes.Equal(readBack(t, r, result.Key)[:200_000], other.segments[4][:200_000]) {
+			t.Error("content is not the leader's")
+		}
 	}
 }

@@ -135,9 +135,9 @@ func (t *TimelineStatus) add(o repo.WALObject) {
 
 // judge finds holes and orphans: the decision over what was listed.
 func (s *Status) judge() {
-	onLineage := runs(s.Lineage.History, s.SegmentSize)
-	if s.Lineage.Timeline == 0 {
-		onLineage = nil
+	var onLineage []run
+	if s.Lineage.Timeline != 0 {
+		onLineage = runs(s.Lineage.History, s.SegmentSize)
 	}
 	for i := range s.Timelines {
 		t := &s.Timelines[i]
