@@ -266,7 +266,7 @@ func (p *pusher) backupHistory(ctx context.Context, name repo.WALName) (PushResu
 	digest := repo.DigestOf(content)
 	return p.conflict(ctx, contender{
 		result: result, finding: err, digest: digest,
-		quarantine: p.repo.Key(repo.Key{Kind: repo.KeyQuarantine, Incarnation: result.Incarnation, WAL: name, Conflict: digest}),
+		quarantine:    p.repo.Key(repo.Key{Kind: repo.KeyQuarantine, Incarnation: result.Incarnation, WAL: name, Conflict: digest}),
 		putQuarantine: func() error { return p.repo.QuarantineBackupHistory(ctx, result.Key, content) },
 	})
 }

@@ -364,7 +364,7 @@ func TestABackupHistoryFileIsArchived(t *testing.T) {
 	if _, err := archive.Push(t.Context(), r, archive.PushOptions{Path: path, Leadership: leads}); err != nil {
 		t.Errorf("the leader's: %v", err)
 	}
-	if n := len(keys(t, store)); n != 4 { // the file, the other in quarantine, two alarms
+	if n := len(keys(t, store)); n != 3 { // the file, the other in quarantine, one alarm
 		t.Errorf("%d objects: %q", n, keys(t, store))
 	}
 }
