@@ -1,15 +1,11 @@
 package archive
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/pgtender/pgtender/backup/repo"
@@ -127,12 +123,6 @@ func permanent(err error) bool {
 	return errors.As(err, &ambiguous) || errors.As(err, &local) || errors.Is(err, ErrNoHistory) || !storage.Retryable(err)
 }
 
-// localError is a failure on this machine: the store is not to blame.
-type localError struct{ err error }
-
-func (e *localError) Error() string { return e.err.Error() }
-func (e *localError) Unwrap() error { return e.err }
-
 // attempt finds the file and, if it is there, fetches it. Each part ends with
 // the policy's time, so that a call that hangs does not use up more than a
 // failing one may.
@@ -157,182 +147,4 @@ func (g *getter) within(ctx context.Context, start time.Time, f func(context.Con
 	limited, cancel := context.WithDeadlineCause(ctx, start.Add(retry), fmt.Errorf("no answer within %s", retry))
 	defer cancel()
 	return f(limited)
-}
-
-// find looks for the file and gives what puts it at its destination.
-func (g *getter) find(ctx context.Context, name repo.WALName) (func(context.Context) error, error) {
-	h, err := g.opts.Lineage(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("find the history to follow: %w", err)
-	}
-	if name.History != 0 {
-		return g.findHistory(ctx, h, name.History)
-	}
-	own, ok := Ancestor(h, name.Timeline())
-	if !ok {
-		return nil, &AbsentError{g.opts.Name, fmt.Sprintf("timeline %s is not part of the history of timeline %s", name.Timeline(), h.Timeline)}
-	}
-	size := g.opts.SegmentSize
-	if size == 0 {
-		if size, err = SegmentSize(ctx, g.repo); errors.Is(err, fs.ErrNotExist) {
-			return nil, &AbsentError{g.opts.Name, "no segment is archived at all"}
-		} else if err != nil {
-			return nil, err
-		}
-	}
-	seg, err := pg.ParseSegment(name.Segment, size)
-	if err != nil {
-		return nil, &localError{err}
-	}
-	i := repo.IncarnationOf(own)
-	switch {
-	case name.Backup:
-		return g.findBackupHistory(ctx, i, name, size)
-	case name.Partial:
-		return g.findPartial(ctx, i, seg, size)
-	}
-	return g.findSegment(ctx, h, i, seg, size)
-}
-
-func (g *getter) findSegment(ctx context.Context, h pg.History, i repo.Incarnation, seg pg.Segment, size pg.SegmentSize) (func(context.Context) error, error) {
-	if !Serves(h, size, seg) {
-		return nil, &AbsentError{g.opts.Name, fmt.Sprintf("the history of timeline %s takes this WAL from timeline %s", h.Timeline, SegmentTimeline(h, size, seg.Number))}
-	}
-	g.shown = g.shown || g.seen.shows(i, seg.Number)
-	l, err := locate(ctx, g.repo, i, size, seg.Number)
-	if err != nil {
-		return nil, err
-	}
-	if !l.found {
-		g.shown = false
-		return nil, &AbsentError{g.opts.Name, fmt.Sprintf("it is not archived for timeline %s", i)}
-	}
-	g.shown = true
-	g.remember(ctx, seen{i, seg.Number, l.last})
-	return g.segmentPut(l.object.Object.Key), nil
-}
-
-// remember keeps what a listing showed if it is news.
-func (g *getter) remember(ctx context.Context, s seen) {
-	if g.opts.SeenFile == "" || g.seen.incarnation == s.incarnation && g.seen.first <= s.first && g.seen.last >= s.last {
-		return
-	}
-	g.seen = s
-	if err := s.write(g.opts.SeenFile); err != nil {
-		g.log.WarnContext(ctx, "last listing cannot be kept", "file", g.opts.SeenFile, "error", err)
-	}
-}
-
-func (g *getter) findPartial(ctx context.Context, i repo.Incarnation, seg pg.Segment, size pg.SegmentSize) (func(context.Context) error, error) {
-	key := g.repo.WALKey(&repo.WALHeader{Flags: repo.WALPartial, Incarnation: i, Segment: seg.Number, SegmentSize: size})
-	_, err := g.repo.ReadWALHeader(ctx, key)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &AbsentError{g.opts.Name, fmt.Sprintf("it is not archived for timeline %s", i)}
-	}
-	return g.segmentPut(key), err
-}
-
-func (g *getter) segmentPut(key string) func(context.Context) error {
-	return func(ctx context.Context) error {
-		return place(g.opts.Dest, func(w io.Writer) error {
-			_, err := g.repo.ReadWAL(ctx, key, w)
-			return err
-		})
-	}
-}
-
-func (g *getter) findBackupHistory(ctx context.Context, i repo.Incarnation, name repo.WALName, size pg.SegmentSize) (func(context.Context) error, error) {
-	key, err := g.repo.BackupHistoryKey(i, name, size)
-	if err != nil {
-		return nil, err
-	}
-	content, err := g.repo.BackupHistory(ctx, key)
-	return g.contentPut(content), absentIfGone(err, g.opts.Name)
-}
-
-// findHistory finds the history file of timeline t: the one of h's own line, or
-// of a timeline that descends from h.
-func (g *getter) findHistory(ctx context.Context, h pg.History, t pg.Timeline) (func(context.Context) error, error) {
-	if own, ok := Ancestor(h, t); ok {
-		if t == 1 {
-			return nil, &AbsentError{g.opts.Name, "timeline 1 has no history file"}
-		}
-		_, content, err := g.repo.History(ctx, repo.IncarnationOf(own))
-		return g.contentPut(content), absentIfGone(err, g.opts.Name)
-	}
-	incarnations, err := g.repo.Histories(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, i := range incarnations {
-		if i.Timeline != t {
-			continue
-		}
-		o, content, err := g.repo.History(ctx, i)
-		if err != nil {
-			return nil, fmt.Errorf("read archived history of timeline %s: %w", i, storage.NotAbsence(err))
-		}
-		if ServesHistory(h, o) {
-			return g.contentPut(content), nil
-		}
-	}
-	return nil, &AbsentError{g.opts.Name, fmt.Sprintf("no archived timeline %s is of one line with timeline %s", t, h.Timeline)}
-}
-
-func absentIfGone(err error, name string) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return &AbsentError{name, "the repository does not hold it"}
-	}
-	return err
-}
-
-func (g *getter) contentPut(content []byte) func(context.Context) error {
-	return func(context.Context) error {
-		return place(g.opts.Dest, func(w io.Writer) error {
-			_, err := io.Copy(w, bytes.NewReader(content))
-			return err
-		})
-	}
-}
-
-// place writes a file beside dest and gives it its name once write has
-// returned nil. It is not synced: PostgreSQL syncs what it keeps of a restored
-// segment (KeepFileRestoredFromArchive, xlogarchive.c), and fetches the rest
-// again after a crash.
-func place(dest string, write func(io.Writer) error) error {
-	f, err := os.CreateTemp(filepath.Dir(dest), "."+filepath.Base(dest)+".*.pgtender-tmp")
-	if err != nil {
-		return &localError{storage.NotAbsence(err)}
-	}
-	w := &localWriter{f: f}
-	err = write(w)
-	if err == nil {
-		err = w.check(f.Chmod(0o600)) // as PostgreSQL's own, whatever the umask
-	}
-	if closeErr := f.Close(); err == nil {
-		err = w.check(closeErr)
-	}
-	if err == nil {
-		err = w.check(os.Rename(f.Name(), dest))
-	}
-	if err != nil {
-		return errors.Join(err, w.check(os.Remove(f.Name())))
-	}
-	return nil
-}
-
-// localWriter marks its own failures, a full disk above all, so that nobody
-// waits for the store to mend them.
-type localWriter struct{ f *os.File }
-
-func (w *localWriter) Write(b []byte) (int, error) {
-	n, err := w.f.Write(b)
-	return n, w.check(err)
-}
-
-func (w *localWriter) check(err error) error {
-	if err == nil {
-		return nil
-	}
-	return &localError{storage.NotAbsence(err)}
 }

@@ -1,0 +1,105 @@
+package archive
+
+import (
+	"context"
+	"errors"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/internal/pg"
+)
+
+// segment archives a whole segment, or a .partial one. The repository is asked
+// while the file is read, checked and compressed.
+func (p *pusher) segment(ctx context.Context, name repo.WALName) (PushResult, error) {
+	f, err := openSegment(p.opts.Path)
+	if err != nil {
+		return PushResult{}, err
+	}
+	defer f.Close() // opened for reading
+	own, err := incarnation(ctx, p.repo, p.opts.walDir(), name.Timeline())
+	if err != nil {
+		return PushResult{}, err
+	}
+	var d *repo.WALData
+	var there repo.WALHeader // zero: not known
+	g, gctx := errgroup.WithContext(ctx)
+	owned := make(chan error, 1)
+	go func() { owned <- p.owner(ctx) }()
+	g.Go(func() error {
+		key, ok := f.key(p.repo, own, name)
+		if ok {
+			there, _ = p.repo.ReadWALHeader(gctx, key) // otherwise the put will tell
+		}
+		return nil
+	})
+	g.Go(func() error {
+		var err error
+		d, err = p.encode(gctx, f, name, own)
+		return err
+	})
+	err = g.Wait()
+	ownerErr := <-owned
+	if d != nil {
+		defer d.Close()
+	}
+	switch {
+	case ownerErr != nil: // first: not even an alarm belongs into another cluster's part
+		return PushResult{}, ownerErr
+	case err != nil:
+		return PushResult{}, p.refused(ctx, err)
+	}
+	return p.put(ctx, d, there)
+}
+
+// encode checks and encodes the segment.
+func (p *pusher) encode(ctx context.Context, f *segmentFile, name repo.WALName, own pg.History) (*repo.WALData, error) {
+	j, err := p.judge(ctx, f, name, own)
+	if err != nil {
+		return nil, err
+	}
+	d, err := p.repo.EncodeWAL(j.header, j.blockMap, j.carry, f)
+	if err != nil {
+		return nil, err
+	}
+	return d, f.unchanged()
+}
+
+// put stores an encoded segment unless it is there already.
+func (p *pusher) put(ctx context.Context, d *repo.WALData, there repo.WALHeader) (PushResult, error) {
+	h := &d.Header
+	result := PushResult{Name: h.Name().String(), Incarnation: h.Incarnation, Key: p.repo.WALKey(h), Outcome: Stored}
+	if there.Equal(h) {
+		result.Outcome = AlreadyArchived
+		return result, nil
+	}
+	err := p.repo.PutWAL(ctx, result.Key, d)
+	switch {
+	case err == nil:
+		return result, nil
+	case errors.Is(err, repo.ErrConflict):
+	case errors.Is(err, repo.ErrCorrupt):
+		// What lies there is not this segment whatever it was, and the
+		// archiver of a leader must not wait for ever.
+	default:
+		// The answer may have been lost, and then everything is in order.
+		if existing, readErr := p.repo.ReadWALHeader(ctx, result.Key); readErr == nil && existing.Equal(h) {
+			return result, nil
+		}
+		return PushResult{}, err
+	}
+	c := contender{
+		result: result, finding: err, digest: h.Digest, quarantine: p.repo.WALQuarantineKey(h),
+		putQuarantine: func() error { return p.repo.PutWAL(ctx, p.repo.WALQuarantineKey(h), d) },
+	}
+	if h.Flags&repo.WALPartial == 0 {
+		c.beside = p.repo.WALConflictKey(h)
+		c.putBeside = func() error { return p.repo.PutWAL(ctx, c.beside, d) }
+		c.there = func() bool {
+			existing, err := p.repo.ReadWALHeader(ctx, c.beside)
+			return err == nil && existing.Equal(h)
+		}
+	}
+	return p.conflict(ctx, c)
+}
