@@ -102,5 +102,6 @@ func play(ctx context.Context, o options, out, errOut io.Writer) int {
 		return exitFailed
 	}
 	t.removeFolder(errOut)
+	t.say("\nEverything the demo started has been stopped, and %s is removed.", t.dir)
 	return exitDone
 }
