@@ -98,11 +98,11 @@ func Gather(ctx context.Context, o GatherOptions) (Facts, error) {
 func (f *Facts) paths(o GatherOptions) error {
 	var err error
 	if f.Dir.Path, err = realPath(o.Dir); err != nil {
-		return fmt.Errorf("find the data directory: %w", err)
+		return refuse(true, "", "find the data directory: %v", err)
 	}
 	if o.WALDir != "" {
 		if f.WALDir, err = realPath(o.WALDir); err != nil {
-			return fmt.Errorf("find the directory for WAL: %w", err)
+			return refuse(true, "", "find the directory for WAL: %v", err)
 		}
 	}
 	for from, to := range o.Tablespaces {
@@ -110,7 +110,7 @@ func (f *Facts) paths(o GatherOptions) error {
 			return refuse(true, "name both directories from the root on", "tablespace mapping %s=%s is not of absolute paths", from, to)
 		}
 		if f.Mapping[filepath.Clean(from)], err = realPath(to); err != nil {
-			return fmt.Errorf("find the directory for a tablespace: %w", err)
+			return refuse(true, "", "find the directory for a tablespace: %v", err)
 		}
 	}
 	return nil

@@ -73,6 +73,7 @@ type journal struct {
 	group *errgroup.Group
 	ctx   context.Context // of the group; ends with the first error
 	once  sync.Once
+	noted int64 // files, by this process; to be read after finish
 }
 
 const (
@@ -199,6 +200,7 @@ func (j *journal) note(batch []item) error {
 	if err := j.file.Sync(); err != nil {
 		return fmt.Errorf("sync journal: %w", err)
 	}
+	j.noted += int64(len(batch))
 	return nil
 }
 

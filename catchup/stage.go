@@ -61,6 +61,7 @@ func (r *runner) fetch(ctx context.Context) error {
 		err = syncErr // it ended the fetch, or came after it
 	}
 	err = errors.Join(err, j.close())
+	r.result.Files += j.noted
 	r.result.Bytes += wrote.Load()
 	if err != nil {
 		return fmt.Errorf("restore backup %s: %w", r.plan.Backup.ID, err)
@@ -104,7 +105,6 @@ func (r *runner) want(e *repo.Entry, j *journal, w *writer) (bool, error) {
 		r.result.Resumed++
 		return false, nil
 	}
-	r.result.Files++
 	if e.Size == 0 {
 		f, err := r.tree.create(e.Path, e.Mode)
 		if err != nil {
