@@ -38,7 +38,7 @@ func (p *pusher) conflict(ctx context.Context, c contender) (PushResult, error) 
 	}
 	proof, cause := Unknown, error(nil)
 	if p.opts.Leadership != nil {
-		if proof, cause = p.opts.Leadership(ctx); cause != nil {
+		if proof, cause = fresh(ctx, p.opts.Leadership); cause != nil {
 			proof = Unknown
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -429,4 +430,38 @@ func TestABackfillEndsWithItsTime(t *testing.T) {
 	if err == nil || len(got.Archived) != 0 || len(got.Left) != 2 {
 		t.Errorf("got %+v, %v", got, err)
 	}
+}
+
+// TestADCSThatHangsIsDown: it does not hold up what goes on without it.
+func TestADCSThatHangsIsDown(t *testing.T) {
+	dir := t.TempDir()
+	first, second := filled(1, 4, 4), newBuilder(1, 4)
+	second.fill = 1
+	second.until(segSize.Start(5))
+	synctest.Test(t, func(t *testing.T) {
+		r, _ := openMem(t)
+		hang := func(ctx context.Context) (string, error) { <-ctx.Done(); return "", ctx.Err() }
+		dcs := &archive.OwnerDCS{Read: hang, Create: func(ctx context.Context, _ string) (string, error) { return hang(ctx) }}
+		opts := archive.PushOptions{
+			Path:       first.save(t, dir, 4, ""),
+			CheckOwner: func(ctx context.Context) error { _, err := archive.CheckOwner(ctx, r, dcs); return err },
+			Leadership: func(ctx context.Context) (archive.Proof, error) { _, err := hang(ctx); return archive.Leader, err },
+		}
+		if _, err := archive.Push(t.Context(), r, opts); err != nil {
+			t.Errorf("push: %v", err)
+		}
+		opts.Path = second.save(t, dir, 4, "")
+		var conflict *archive.ConflictError
+		if _, err := archive.Push(t.Context(), r, opts); !errors.As(err, &conflict) || conflict.Proof != archive.Unknown {
+			t.Errorf("push of what differs: %v", err)
+		}
+		dcs.Read = func(context.Context) (string, error) { return "", nil }
+		if d, err := archive.CheckOwner(t.Context(), r, dcs); err != nil || d.Action != archive.OwnerGoOn {
+			t.Errorf("an owner that cannot be created: %+v, %v", d, err)
+		}
+		leader := func(ctx context.Context) (pg.History, error) { _, err := hang(ctx); return pg.History{}, err }
+		if l, err := archive.ResolveLineage(t.Context(), r, archive.LineageOptions{Leader: leader}); err != nil || l.Source != "repository" {
+			t.Errorf("lineage: %+v, %v", l, err)
+		}
+	})
 }

@@ -41,16 +41,21 @@ func (e *AmbiguousError) Hint() string {
 	return "name the timeline to follow with --timeline, or make the DCS reachable so that the leader's history decides"
 }
 
-// leaderWait is how long the question who leads may take before the archived
-// histories decide: a DCS that hangs must not use up a fetch's few seconds.
-const leaderWait = 2 * time.Second
+// dcsWait is how long a question to the DCS may take. One that hangs is down:
+// it must neither stop archiving nor use up a fetch's few seconds.
+const dcsWait = 2 * time.Second
+
+// fresh asks the DCS something.
+func fresh[T any](ctx context.Context, ask func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, dcsWait, fmt.Errorf("the DCS did not answer within %s", dcsWait))
+	defer cancel()
+	return ask(ctx)
+}
 
 // ResolveLineage finds the history to follow.
 func ResolveLineage(ctx context.Context, r *repo.Repo, opts LineageOptions) (Lineage, error) {
 	if opts.Timeline == 0 && opts.Leader != nil {
-		asked, cancel := context.WithTimeout(ctx, leaderWait)
-		h, err := opts.Leader(asked)
-		cancel()
+		h, err := fresh(ctx, opts.Leader)
 		switch {
 		case ctx.Err() != nil:
 			return Lineage{}, context.Cause(ctx)

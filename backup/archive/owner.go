@@ -33,7 +33,7 @@ func CheckOwner(ctx context.Context, r *repo.Repo, dcs *OwnerDCS) (OwnerDecision
 		}
 		facts := OwnerFacts{Repository: owner.ID, NoDCS: dcs == nil}
 		if dcs != nil {
-			facts.DCS, facts.DCSError = dcs.Read(ctx)
+			facts.DCS, facts.DCSError = fresh(ctx, dcs.Read)
 		}
 		d := DecideOwner(facts)
 		id, where := facts.DCS, ""
@@ -44,7 +44,8 @@ func CheckOwner(ctx context.Context, r *repo.Repo, dcs *OwnerDCS) (OwnerDecision
 		case OwnerGoOn, OwnerRefuse:
 			return d, d.Err()
 		case OwnerClaimDCS:
-			if id, err = dcs.Create(ctx, newOwnerID()); err != nil {
+			create := func(ctx context.Context) (string, error) { return dcs.Create(ctx, newOwnerID()) }
+			if id, err = fresh(ctx, create); err != nil {
 				facts.DCSError = err
 				return DecideOwner(facts), ctx.Err()
 			}
