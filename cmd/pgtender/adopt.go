@@ -49,6 +49,9 @@ type adoption struct {
 }
 
 func (a *app) adopt(ctx context.Context, n *node, yes bool, reason string) error {
+	if !yes && !a.canAsk() {
+		return usagef("adopt asks before it acts, and there is no terminal to ask on: use --yes")
+	}
 	store, err := n.store(ctx, true)
 	if err != nil {
 		return err
@@ -100,11 +103,14 @@ func describeOwner(o repo.Owner) string {
 	return o.ID + ", in " + o.Where
 }
 
+// canAsk reports whether somebody is there to answer.
+func (a *app) canAsk() bool {
+	f, ok := a.in.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
 // confirm asks on a terminal; anything but yes is a refusal.
 func (a *app) confirm(question string) error {
-	if f, ok := a.in.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
-		return usagef("%s there is no terminal to ask on: use --yes", question)
-	}
 	fmt.Fprintf(a.err, "%s [yes/no] ", question)
 	line, err := bufio.NewReader(a.in).ReadString('\n')
 	if err != nil {

@@ -36,6 +36,8 @@ type app struct {
 	logLevel   string
 	logFormat  string
 
+	configRead string // the file that setup read, "" if there is none
+
 	started bool     // a command's own code began to run
 	logFile *os.File // opened by setup when the configuration names one
 }
@@ -114,10 +116,11 @@ func declareUsage(cmd *cobra.Command) {
 
 // setup reads the configuration and makes the logger. Commands call it first.
 func (a *app) setup() (config.Config, *slog.Logger, error) {
-	c, _, err := config.Read(a.configPath, a.environ)
+	c, path, err := config.Read(a.configPath, a.environ)
 	if err != nil {
 		return config.Config{}, nil, usageError{err}
 	}
+	a.configRead = path
 	log, err := a.logger(c.Log)
 	return c, log, err
 }

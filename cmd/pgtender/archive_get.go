@@ -24,7 +24,7 @@ follows --timeline, else the current leader's history, else the repository's.
 Exit status:
   0    the file is at DEST
   1    the file is proved not to be in the archive
-  126  anything else: the repository does not answer, the object is damaged,
+  255  anything else: the repository does not answer, the object is damaged,
        wrong usage or configuration. Recovery stops instead of ending early.
        Where standby.signal is in force it is 1 (2 for usage and configuration),
        because a standby can stream what the archive does not give
@@ -39,14 +39,14 @@ Exit status:
 			defer n.close()
 			var t pg.Timeline
 			if timeline != "" {
-				if t, err = pg.ParseTimeline(timeline); err != nil {
+				if t, err = parseTimeline(timeline); err != nil {
 					return usagef("--timeline: %w", err)
 				}
 			}
 			return n.archiveGet(cmd.Context(), args[0], args[1], t)
 		},
 	}
-	cmd.Flags().StringVar(&timeline, "timeline", "", "follow the history of `TIMELINE`, whatever the leader's is")
+	cmd.Flags().StringVar(&timeline, "timeline", "", "follow the history of timeline `NUMBER`, whatever the leader's is")
 	return cmd
 }
 
@@ -71,9 +71,9 @@ func (n *node) archiveGet(ctx context.Context, name, dest string, t pg.Timeline)
 		return l.History, err
 	}
 	err = archive.Get(ctx, r, opts)
-	if errors.Is(err, archive.ErrAbsent) {
+	if absent := (*archive.AbsentError)(nil); errors.As(err, &absent) {
 		// A standby asks for the next segment every few seconds: no error.
-		n.log.InfoContext(ctx, "not in the archive", "file", name, "why", err)
+		n.log.InfoContext(ctx, "not in the archive", "file", name, "why", absent.Reason)
 		return exitError{code: exitFailed}
 	}
 	return err
@@ -87,8 +87,9 @@ func isArchiveGet(root, cmd *cobra.Command, args []string) bool {
 	if cmd != root {
 		return cmd.Name() == name
 	}
+	root.SuggestionsMinimumDistance = 2 // letters to exchange
 	return slices.ContainsFunc(args, func(arg string) bool {
-		return slices.Contains(root.SuggestionsFor(arg), name)
+		return len(arg) > len(name)/2 && slices.Contains(root.SuggestionsFor(arg), name)
 	})
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 
 	"github.com/pgtender/pgtender/backup/archive"
 	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/internal/finding"
 	"github.com/pgtender/pgtender/internal/pg"
 )
 
@@ -39,6 +41,9 @@ func (n *node) archivePush(ctx context.Context, path string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("archive.push_timeout of %s is over", limit))
 	defer cancel()
 	if dir := dataDirOf(path); dir != "" {
+		if err := n.refuseCopy(dir); err != nil {
+			return err
+		}
 		n.DataDir, n.foreign = dir, false
 	}
 	r, err := n.repositoryToWrite(ctx)
@@ -56,4 +61,24 @@ func (n *node) archivePush(ctx context.Context, path string) error {
 	opts.Path = path
 	_, err = archive.Push(ctx, r, opts)
 	return err
+}
+
+// refuseCopy refuses WAL of a data directory that is not the member's: a copy
+// restored beside it has the same configuration, and once promoted it would put
+// its own timeline into the cluster's archive.
+func (n *node) refuseCopy(dir string) error {
+	configured, err := n.dataDir()
+	if err != nil {
+		return nil // there is nothing to compare with
+	}
+	const control = "global/pg_control"
+	own, err := os.Stat(filepath.Join(configured, control))
+	if err != nil {
+		return nil
+	}
+	if its, err := os.Stat(filepath.Join(dir, control)); err != nil || os.SameFile(own, its) {
+		return err
+	}
+	return finding.WithHint(fmt.Errorf("%s is not the member's data directory, which is %s", dir, configured),
+		"a restored copy must not archive into the cluster's repository: set archive_mode = off there")
 }

@@ -91,6 +91,9 @@ func (n *node) applyBackupFlags(f backupFlags) error {
 }
 
 func (a *app) backup(ctx context.Context, n *node, f backupFlags) error {
+	if _, err := n.dataDir(); err != nil {
+		return err
+	}
 	d, err := n.source(ctx, f.member)
 	if err != nil {
 		return err

@@ -5,9 +5,12 @@ import "github.com/spf13/cobra"
 // commands lists every command in the order of the help.
 func (a *app) commands() []*cobra.Command {
 	return []*cobra.Command{
+		a.checkCmd(),
 		a.topologyCmd(),
 		a.backupCmd(),
 		a.infoCmd(),
+		a.restoreCmd(),
+		a.walCmd(),
 		a.adoptCmd(),
 		a.archivePushCmd(),
 		a.archiveGetCmd(),

@@ -14,8 +14,9 @@ const (
 	exitUsage  = 2 // wrong usage or configuration; nothing was tried
 
 	// archive-get only. Recovery stops at a status above 125 (RestoreArchivedFile
-	// in PostgreSQL's xlogarchive.c), and takes any other for "not there".
-	exitStop   = 126
+	// in PostgreSQL's xlogarchive.c), and takes any other for "not there". 126
+	// and 127 would do, but PostgreSQL explains them as a shell's.
+	exitStop   = 255
 	exitSignal = 128 // plus the signal's number
 )
 

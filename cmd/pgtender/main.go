@@ -14,15 +14,21 @@ import (
 	"syscall"
 )
 
-func main() {
+func main() { os.Exit(process(run)) }
+
+// program is what a process runs: it returns the exit status.
+type program func(ctx context.Context, args, environ []string, s streams) int
+
+// process runs p as this process: with the process's arguments and streams,
+// until it ends or a signal asks it to.
+func process(p program) int {
 	// A panic exits with 2 by default, which PostgreSQL would read from a
 	// restore_command as "not in the archive" and end recovery early. As a
 	// signal it stops recovery instead.
 	debug.SetTraceback("crash")
 	ctx, stop := notify(context.Background())
-	code := run(ctx, os.Args[1:], os.Environ(), streams{in: os.Stdin, out: os.Stdout, err: os.Stderr})
-	stop()
-	os.Exit(code)
+	defer stop()
+	return p(ctx, os.Args[1:], os.Environ(), streams{in: os.Stdin, out: os.Stdout, err: os.Stderr})
 }
 
 // signalled is the cause of a context that a signal ended.

@@ -229,6 +229,9 @@ func (n *node) onlySystemID(ctx context.Context, id repo.ClusterID, dcsErr error
 
 // repository opens the cluster's part of the repository for reading.
 func (n *node) repository(ctx context.Context) (*repo.Repo, error) {
+	if _, err := n.scope(); err != nil {
+		return nil, err // usage, before anything is tried
+	}
 	store, err := n.store(ctx, false)
 	if err != nil {
 		return nil, err
@@ -242,6 +245,9 @@ func (n *node) repository(ctx context.Context) (*repo.Repo, error) {
 // mounted, or the URL is another one, and what is stored there would be lost to
 // everybody else.
 func (n *node) repositoryToWrite(ctx context.Context) (*repo.Repo, error) {
+	if _, err := n.scope(); err != nil {
+		return nil, err
+	}
 	store, err := n.store(ctx, false)
 	if errors.Is(err, storage.ErrNoStore) && strings.HasPrefix(n.Repository, "file:") {
 		if err := n.firstUse(ctx); err != nil {

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/pgtender/pgtender/catchup"
+	"github.com/pgtender/pgtender/internal/pg"
+	"github.com/pgtender/pgtender/internal/pg/server"
+	"github.com/pgtender/pgtender/patroni"
+)
+
+// leaderFacts asks the leader what a new replica must be able to follow. The
+// leader is who holds the key in the DCS, not whom Patroni would clone from:
+// that one may lag or be on another timeline. nil means that nobody leads.
+func (n *node) leaderFacts(ctx context.Context) (*catchup.LeaderFacts, error) {
+	c, err := n.cluster(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if c.Leader == "" {
+		return nil, nil
+	}
+	leader, ok := c.LeaderMember()
+	if !ok || leader.Host == "" {
+		return nil, fmt.Errorf("the address of the leader %s is not in the DCS", c.Leader)
+	}
+	f := &catchup.LeaderFacts{Member: c.Leader}
+	if err := n.askWALSender(ctx, leader, c.SystemID, f); err != nil {
+		return nil, err
+	}
+	conn, err := n.connectMember(ctx, leader)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	f.Oldest, err = oldestWAL(ctx, conn, patroni.SlotName(n.member()))
+	return f, err
+}
+
+// askWALSender learns timeline, history and position from the leader itself:
+// what the DCS says of them is some seconds old.
+func (n *node) askWALSender(ctx context.Context, leader patroni.Member, want pg.SystemID, f *catchup.LeaderFacts) error {
+	p, known, err := n.patroni()
+	if err != nil {
+		return err
+	}
+	opts := server.Options{Host: leader.Host, Port: uint16(leader.Port), Log: n.log}
+	if known {
+		opts = n.login(p.Postgres.Replication, leader.Host, leader.Port)
+	}
+	conn, err := server.ConnectReplication(ctx, opts)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	id, err := conn.Identify(ctx)
+	if err != nil {
+		return err
+	}
+	if want != 0 && id.SystemID != want {
+		return fmt.Errorf("the leader %s has system identifier %s, the DCS says %s", f.Member, id.SystemID, want)
+	}
+	f.Flush, f.History = id.Pos.LSN, pg.FirstTimeline()
+	if id.Pos.Timeline == 1 {
+		return nil
+	}
+	content, err := conn.TimelineHistory(ctx, id.Pos.Timeline)
+	if err != nil {
+		return err
+	}
+	f.History, err = pg.ParseHistory(id.Pos.Timeline, content)
+	return err
+}
+
+// oldestWAL finds the oldest WAL that the server keeps for the member: what its
+// slot holds, else the oldest segment in pg_wal.
+func oldestWAL(ctx context.Context, conn *server.Conn, slot string) (pg.LSN, error) {
+	slots, err := conn.PhysicalSlots(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, s := range slots {
+		if s.Name == slot && s.Restart != 0 && s.WALStatus != "lost" {
+			return s.Restart, nil
+		}
+	}
+	info, err := conn.Info(ctx)
+	if err != nil {
+		return 0, err
+	}
+	// By number, not by timeline: what lies there of older timelines was
+	// written before.
+	rows, err := conn.Query(ctx, `SELECT name FROM pg_catalog.pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$' ORDER BY pg_catalog.substr(name, 9) LIMIT 1`)
+	if err != nil {
+		return 0, err
+	}
+	if len(rows) == 0 {
+		return 0, errors.New("the leader has no WAL segment in pg_wal")
+	}
+	segment, err := pg.ParseSegment(rows[0][0], info.SegmentSize)
+	if err != nil {
+		return 0, err
+	}
+	return info.SegmentSize.Start(segment.Number), nil
+}
