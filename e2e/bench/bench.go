@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+)
+
+// parseResult takes the waits out of what pgtender backup --json prints.
+func parseResult(out []byte) (checkpoint, wal time.Duration, err error) {
+	var r struct {
+		Checkpoint *time.Duration `json:"checkpoint_ns"`
+		WAL        *time.Duration `json:"wal_ns"`
+	}
+	if err := json.Unmarshal(out, &r); err != nil {
+		return 0, 0, fmt.Errorf("parse the result of pgtender backup: %w", err)
+	}
+	if r.Checkpoint == nil || r.WAL == nil {
+		return 0, 0, errors.New("parse the result of pgtender backup: checkpoint_ns or wal_ns is missing")
+	}
+	return *r.Checkpoint, *r.WAL, nil
+}
+
+// bench does everything and gives the report.
+func bench(ctx context.Context, o options, note io.Writer) (report *Report, err error) {
+	m, done, err := newMachine(o, note)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	tools, skipped, err := m.tools(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.startSource(ctx, o.size); err != nil {
+		return nil, err
+	}
+	defer m.server.stop()
+	c := &comparison{machine: m, opts: o, report: newReport(tools, skipped, o)}
+	if c.report.DataBytes, err = size(m.server.dataDir, func(path string) bool { return strings.Contains(path, "/pg_wal/") }); err != nil {
+		return nil, err
+	}
+	if c.want, err = m.server.content(ctx); err != nil {
+		return nil, err
+	}
+	for round := range o.runs {
+		if !o.does("backup") && !o.does("restore") {
+			break
+		}
+		for i := range tools {
+			// The first place is everybody's in turn.
+			if err := c.round(ctx, round, tools[(i+round)%len(tools)]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if o.does("push") {
+		if err := c.push(ctx, tools, o.segments); err != nil {
+			return nil, err
+		}
+	}
+	c.report.summarize()
+	return c.report, nil
+}
+
+// tools finds the programs; a peer that is not installed is left out.
+func (m *machine) tools(ctx context.Context, o options) (tools []tool, skipped []string, err error) {
+	for name := range strings.SplitSeq(o.tools, ",") {
+		name = strings.TrimSpace(name)
+		t, err := m.newTool(ctx, name, o)
+		if errors.Is(err, errNotInstalled) {
+			m.say("%s is left out: %v", name, err)
+			skipped = append(skipped, name)
+			continue
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		if slices.ContainsFunc(tools, func(other tool) bool { return other.name() == t.name() }) {
+			return nil, nil, fmt.Errorf("--tools: %s twice", name)
+		}
+		tools = append(tools, t)
+	}
+	if len(tools) == 0 {
+		return nil, nil, errors.New("none of the tools is installed")
+	}
+	return tools, skipped, nil
+}
+
+// comparison is a run of the bench.
+type comparison struct {
+	*machine
+	opts   options
+	want   string // content of the source
+	report *Report
+}
+
+// round measures one backup and one restore of a tool.
+func (c *comparison) round(ctx context.Context, round int, t tool) error {
+	archive, err := t.prepare(ctx)
+	if err != nil {
+		return fmt.Errorf("prepare %s: %w", t.name(), err)
+	}
+	if err := c.server.archiveWith(ctx, archive); err != nil {
+		return fmt.Errorf("prepare %s: %w", t.name(), err)
+	}
+	if c.opts.does("backup") {
+		if err := c.backup(ctx, round, t); err != nil {
+			return err
+		}
+	}
+	if !c.opts.does("restore") {
+		return nil
+	}
+	dir := c.path("restored")
+	defer os.RemoveAll(dir)
+	if err := c.restore(ctx, round, t, dir); err != nil {
+		return err
+	}
+	if round > 0 {
+		return nil
+	}
+	if err := c.verify(ctx, dir); err != nil {
+		return fmt.Errorf("what %s restored: %w", t.name(), err)
+	}
+	return nil
+}
+
+func (c *comparison) backup(ctx context.Context, round int, t tool) error {
+	before, err := t.stored()
+	if err != nil {
+		return err
+	}
+	if t.name() == "pg_basebackup" {
+		before = 0 // it is written over
+	}
+	if err := settleDisk(c.opts.cold, c.server.dataDir); err != nil {
+		return err
+	}
+	c.say("round %d: backup by %s", round+1, t.name())
+	u, err := c.measure(ctx, t.backup())
+	if err != nil {
+		return err
+	}
+	checkpoint, wal, err := t.waits(u)
+	if err != nil {
+		return err
+	}
+	after, err := t.stored()
+	if err != nil {
+		return err
+	}
+	c.report.add(round, t.name(), "backup", u, checkpoint, wal, after-before)
+	return nil
+}
+
+func (c *comparison) restore(ctx context.Context, round int, t tool, dir string) error {
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	if err := c.mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	if err := settleDisk(c.opts.cold, c.dir); err != nil {
+		return err
+	}
+	c.say("round %d: restore by %s", round+1, t.name())
+	u, err := c.measure(ctx, t.restore(dir))
+	if err != nil {
+		return err
+	}
+	c.report.add(round, t.name(), "restore", u, 0, 0, 0)
+	return nil
+}
+
+// verify starts a restored copy, which recovers by the tool's own
+// restore_command, and compares its tables with the source's.
+func (c *comparison) verify(ctx context.Context, dir string) error {
+	p, err := c.startPostgres(ctx, dir, restoredPort, "archive_mode=off", "fsync=off")
+	if err != nil {
+		return err
+	}
+	defer p.stop()
+	have, err := p.content(ctx)
+	if err != nil {
+		return err
+	}
+	if have != c.want {
+		return fmt.Errorf("its tables hold %s, the source's %s", have, c.want)
+	}
+	return nil
+}

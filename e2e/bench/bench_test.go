@@ -1,0 +1,175 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pgtender/pgtender/internal/servertest"
+)
+
+func TestUsage(t *testing.T) {
+	tests := []struct {
+		name string
+		args []string
+		want string // in standard error
+	}{
+		{"an unknown flag", []string{"--speed"}, "-speed"},
+		{"an argument", []string{"all"}, `argument "all" is not known`},
+		{"no rounds", []string{"--runs", "0"}, "--runs 0: want 1 or more"},
+		{"an unknown job", []string{"--jobs", "backup,verify"}, `"verify" is none of backup, restore, push`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var out, errOut bytes.Buffer
+			if code := run(t.Context(), tt.args, &out, &errOut); code != 2 || !strings.Contains(errOut.String(), tt.want) || out.Len() > 0 {
+				t.Errorf("exit status %d, %q, want 2 and %q", code, errOut.String(), tt.want)
+			}
+		})
+	}
+}
+
+func TestWaitsAreTakenFromTheOutput(t *testing.T) {
+	s := time.Second
+	u := usage{lines: []line{
+		{1 * s, "P00   INFO: execute non-exclusive backup start: backup begins after the requested immediate checkpoint completes"},
+		{3 * s, "P00   INFO: backup start archive = 000000010000000000000002, lsn = 0/2000028"},
+		{3 * s, "P00   INFO: check archive for prior segment 000000010000000000000001"},
+		{20 * s, "P00   INFO: execute non-exclusive backup stop and wait for all WAL segments to archive"},
+		{21 * s, "P00   INFO: backup stop archive = 000000010000000000000002, lsn = 0/2000100"},
+		{22 * s, "P00   INFO: check archive for segment(s) 000000010000000000000002:000000010000000000000002"},
+		{26 * s, "P00   INFO: new backup label = 20260101-000000F"},
+	}}
+	checkpoint, wal, err := (&pgbackrest{}).waits(u)
+	if err != nil || checkpoint != 2*s || wal != 5*s {
+		t.Errorf("checkpoint %v, WAL %v, %v; want 2s, 5s", checkpoint, wal, err)
+	}
+	u.out = []byte(`{"backup": {}, "checkpoint_ns": 1500000000, "wal_ns": 0}`)
+	checkpoint, wal, err = (&pgtender{}).waits(u)
+	if err != nil || checkpoint != 1500*time.Millisecond || wal != 0 {
+		t.Errorf("checkpoint %v, WAL %v, %v; want 1.5s, 0s", checkpoint, wal, err)
+	}
+	for _, bad := range []string{"", "{}", `{"checkpoint_ns": 1}`} {
+		if _, _, err := parseResult([]byte(bad)); err == nil {
+			t.Errorf("the result %q was taken", bad)
+		}
+	}
+}
+
+func TestProcessorTimeOfAProcess(t *testing.T) {
+	got, err := parseCPU("123 (post gres) S 1 123 123 0 -1 4194560 100 200 0 0 11 22 33 44 20 0 1 0")
+	if err != nil || got != 1100*time.Millisecond {
+		t.Errorf("%v, %v, want 1.1s", got, err)
+	}
+	for _, bad := range []string{"", "1 (x) S 1", "1 (x) S 1 1 1 0 -1 1 1 1 0 0 a 22 33 44 20"} {
+		if _, err := parseCPU(bad); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+}
+
+func TestBlocksAreKnownSince246(t *testing.T) {
+	for version, want := range map[string]bool{"pgBackRest 2.45": false, "pgBackRest 2.46": true, "pgBackRest 2.59.1": true, "pgBackRest 3.0": true, "pgBackRest 2.60.0dev": true} {
+		if got, err := hasBlock(version); err != nil || got != want {
+			t.Errorf("%s: %v, %v, want %v", version, got, err, want)
+		}
+	}
+	if _, err := hasBlock("no such command"); err == nil {
+		t.Error("a version without a number was taken")
+	}
+}
+
+func TestMedianOfTheRoundsRatios(t *testing.T) {
+	r := &Report{order: []string{"pgtender", "peer"}}
+	for round, f := range []struct{ our, their float64 }{{1, 2}, {9, 10}, {2, 8}} {
+		r.add(round, "peer", "backup", usage{wall: seconds(f.their), cpu: seconds(f.their), server: seconds(f.their), rss: 1}, time.Second, 0, 200)
+		r.add(round, "pgtender", "backup", usage{wall: seconds(f.our), cpu: seconds(f.our), rss: 3}, 0, 0, 100)
+	}
+	r.summarize()
+	want := []Summary{
+		{Tool: "pgtender", Job: "backup", Median: Figures{Wall: 2, Work: 2, CPU: 2, RSS: 3, Stored: 100}},
+		{
+			Tool: "peer", Job: "backup", Median: Figures{Wall: 8, Checkpoint: 1, Work: 7, CPU: 8, ServerCPU: 8, RSS: 1, Stored: 200},
+			Ratios: &Ratios{Wall: 0.5, Work: 1, CPU: 0.25, Stored: 0.5},
+		},
+	}
+	if diff := cmp.Diff(want, r.Summary); diff != "" {
+		t.Errorf("summary (-want +got):\n%s", diff)
+	}
+	for name, test := range map[string]struct {
+		values []float64
+		want   float64
+	}{"nothing": {nil, 0}, "one": {[]float64{3}, 3}, "an even number": {[]float64{4, 1, 3, 2}, 2.5}} {
+		if got := median(test.values); got != test.want {
+			t.Errorf("median of %s: %v, want %v", name, got, test.want)
+		}
+	}
+}
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+
+func TestPeerThatIsNotInstalledIsLeftOut(t *testing.T) {
+	dir := t.TempDir()
+	program := filepath.Join(dir, "program")
+	if err := os.WriteFile(program, []byte("#!/bin/sh\necho program 1.0\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var said strings.Builder
+	m := &machine{dir: dir, note: &said}
+	o := options{tools: "pgtender, pgbackrest", pgtender: program, pgbackrest: filepath.Join(dir, "missing")}
+	tools, skipped, err := m.tools(t.Context(), o)
+	if err != nil || len(tools) != 1 || tools[0].name() != "pgtender" || !cmp.Equal(skipped, []string{"pgbackrest"}) {
+		t.Errorf("%v, left out %v, %v", tools, skipped, err)
+	}
+	if !strings.Contains(said.String(), "pgbackrest is left out") {
+		t.Errorf("said %q", said.String())
+	}
+	for name, o := range map[string]options{
+		"pgtender is not built": {tools: "pgtender", pgtender: o.pgbackrest},
+		"an unknown tool":       {tools: "rsync"},
+		"a tool named twice":    {tools: "pgtender,pgtender", pgtender: program},
+	} {
+		if _, _, err := m.tools(t.Context(), o); err == nil || errors.Is(err, errNotInstalled) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestWholeBench runs everything on a small cluster, with the peers that are
+// installed.
+func TestWholeBench(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it runs real servers")
+	}
+	if _, err := findPostgres(); err != nil {
+		servertest.Missing(t, "%v", err)
+	}
+	program := filepath.Join(t.TempDir(), "pgtender")
+	if out, err := exec.Command("go", "build", "-o", program, "../../cmd/pgtender").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	var out, errOut bytes.Buffer
+	if code := run(t.Context(), []string{"--size", "60", "--runs", "1", "--segments", "1", "--pgtender", program, "--json"}, &out, &errOut); code != 0 {
+		t.Fatalf("exit status %d\n%s", code, errOut.String())
+	}
+	var r Report
+	if err := json.Unmarshal(out.Bytes(), &r); err != nil {
+		t.Fatal(err)
+	}
+	if want := (len(r.Tools)) * 2; len(r.Runs) < want {
+		t.Errorf("%d runs, want at least %d", len(r.Runs), want)
+	}
+	for _, run := range r.Runs {
+		if run.Wall <= 0 || run.Work <= 0 || run.RSS <= 0 || run.Job == "backup" && (run.Stored <= 0 || run.Stored >= r.DataBytes) {
+			t.Errorf("figures of %s by %s: %+v", run.Job, run.Tool, run.Figures)
+		}
+	}
+}

@@ -1,0 +1,118 @@
+// Command bench runs whole jobs of pgtender beside the tools its users know,
+// on the same data in one run: full backup, restore into an empty directory,
+// and the push of single WAL segments.
+//
+//	go run ./e2e/bench [--size MB] [--runs N] [--json]
+//
+// It makes a throw-away PostgreSQL 15 with page checksums, reachable through a
+// socket in its own folder, and touches no other server. Peers are pgBackRest,
+// pg_basebackup and cp; one that is not installed is left out, and said so.
+//
+// The tools take turns within every round, and a ratio is the median of the
+// rounds' ratios: on a machine that others use too, seconds mean little, and
+// two runs one after the other were at least disturbed alike. What a tool does
+// is measured from outside: time by the clock, processor time and the largest
+// process's peak memory as the kernel counts them for the process and all its
+// children, processor time of the server beside it, and the bytes that are
+// stored in the end. Waiting for a checkpoint and for the archiver is no work
+// of the tool and shown apart. Every tool's first restore is started, and its
+// tables are compared with the source.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// options are the flags.
+type options struct {
+	size       int // of the databases, MB
+	runs       int
+	workers    int
+	segments   int // pushed one by one
+	dir        string
+	tools      string
+	jobs       string
+	pgtender   string
+	pgbackrest string
+	cold       bool
+	asJSON     bool
+}
+
+func (o options) validate() error {
+	for job := range strings.SplitSeq(o.jobs, ",") {
+		if !slices.Contains(jobNames, job) {
+			return fmt.Errorf("--jobs: %q is none of %s", job, strings.Join(jobNames, ", "))
+		}
+	}
+	for name, v := range map[string]int{"size": o.size, "runs": o.runs, "workers": o.workers, "segments": o.segments} {
+		if v < 1 {
+			return fmt.Errorf("--%s %d: want 1 or more", name, v)
+		}
+	}
+	return nil
+}
+
+// does reports whether a job is wanted.
+func (o options) does(job string) bool {
+	return slices.Contains(strings.Split(o.jobs, ","), job)
+}
+
+var jobNames = []string{"backup", "restore", "push"}
+
+// Exit codes: 0 done, 1 failed, 2 usage.
+func run(ctx context.Context, args []string, out, errOut io.Writer) int {
+	var o options
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.SetOutput(errOut)
+	flags.IntVar(&o.size, "size", 1024, "`MB` of data: half of it pgbench's tables, half wide rows with a random index")
+	flags.IntVar(&o.runs, "runs", 3, "`rounds`")
+	flags.IntVar(&o.workers, "workers", 2, "readers and compressors of each tool")
+	flags.IntVar(&o.segments, "segments", 8, "WAL `segments` to push one by one")
+	flags.StringVar(&o.dir, "dir", "", "`folder` to work in; it is kept, and its server is used again by the next run (default: a new one, removed at the end)")
+	flags.StringVar(&o.tools, "tools", strings.Join(toolNames, ","), "`tools` to run")
+	flags.StringVar(&o.jobs, "jobs", strings.Join(jobNames, ","), "`jobs` to run; a restore needs the backup of the same run, or of an earlier one in --dir")
+	flags.StringVar(&o.pgtender, "pgtender", "bin/pgtender", "`program` to measure, as 'make build' makes it")
+	flags.StringVar(&o.pgbackrest, "pgbackrest", "pgbackrest", "pgBackRest's `program`")
+	flags.BoolVar(&o.cold, "cold", false, "drop what is to be read from the page cache before each job")
+	flags.BoolVar(&o.asJSON, "json", false, "print the result as JSON")
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return 0
+	} else if err != nil {
+		return 2
+	}
+	err := o.validate()
+	if err == nil && flags.NArg() > 0 {
+		err = fmt.Errorf("argument %q is not known", flags.Arg(0))
+	}
+	if err != nil {
+		fmt.Fprintln(errOut, err)
+		return 2
+	}
+	report, err := bench(ctx, o, errOut)
+	if err == nil && o.asJSON {
+		err = report.writeJSON(out)
+	} else if err == nil {
+		err = report.writeTable(out)
+	}
+	if err != nil {
+		fmt.Fprintln(errOut, err)
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+)
+
+// push measures single WAL segments, pushed one after the other by each tool
+// into a repository of its own, beside cp; pushed twice, the second one finds
+// its segment there.
+func (c *comparison) push(ctx context.Context, tools []tool, n int) error {
+	if err := c.server.archiveWith(ctx, "/bin/true"); err != nil {
+		return err
+	}
+	segments, err := c.segments(ctx, n)
+	if err != nil {
+		return err
+	}
+	names, jobs, err := c.pushers(ctx, tools)
+	if err != nil {
+		return err
+	}
+	c.say("pushing %d WAL segments", len(segments))
+	for i, segment := range segments {
+		for k := range jobs {
+			at := (k + i) % len(jobs)
+			j := jobs[at]
+			j.argv = append(j.argv[:len(j.argv):len(j.argv)], c.server.dataDir+"/pg_wal/"+segment)
+			for _, again := range []string{"push", "push again"} {
+				if again == "push again" && strings.HasPrefix(names[at], "cp") {
+					continue
+				}
+				if err := settleDisk(false); err != nil {
+					return err
+				}
+				u, err := c.measure(ctx, j)
+				if err != nil {
+					return err
+				}
+				c.report.add(i, names[at], again, u, 0, 0, 0)
+			}
+		}
+	}
+	return nil
+}
+
+// pushers gives the programs that take a segment's path as last argument.
+func (c *comparison) pushers(ctx context.Context, tools []tool) (names []string, jobs []job, err error) {
+	random, err := os.MkdirTemp(c.dir, "push-") // new ones, also in a folder that is kept
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := c.mkdir(random, 0o755); err != nil {
+		return nil, nil, err
+	}
+	suffix := strings.TrimPrefix(random, c.dir+"/")
+	for _, t := range tools {
+		p, ok := t.(pusher)
+		if !ok || t.name() == "pgbackrest-zst3" {
+			continue
+		}
+		j, err := p.pushTo(ctx, suffix)
+		if err != nil {
+			return nil, nil, fmt.Errorf("prepare %s: %w", t.name(), err)
+		}
+		names, jobs = append(names, t.name()), append(jobs, j)
+	}
+	names = append(names, "cp", "cp, synced")
+	jobs = append(jobs,
+		job{argv: []string{"/bin/sh", "-c", `exec cp "$1" "$0/"`, random}},
+		job{argv: []string{"/bin/sh", "-c", `f=$0/${1##*/}-synced; cp "$1" "$f.tmp" && sync "$f.tmp" && mv "$f.tmp" "$f" && sync "$0"`, random}},
+	)
+	return names, jobs, nil
+}
+
+// segments makes WAL of inserts into a table with two indexes, and gives the
+// names of n whole segments of it.
+func (c *comparison) segments(ctx context.Context, n int) ([]string, error) {
+	const current = "SELECT pg_walfile_name(pg_current_wal_insert_lsn())"
+	first, err := c.server.sql(ctx, "DROP TABLE IF EXISTS scratch; CREATE TABLE scratch (LIKE wide INCLUDING ALL); "+current)
+	if err != nil {
+		return nil, err
+	}
+	list := []string{}
+	for batch := 0; len(list) < n; batch++ {
+		out, err := c.server.sql(ctx, fmt.Sprintf(`INSERT INTO scratch SELECT id + %d, key, at, amount, note, attributes FROM wide LIMIT 20000;
+			SELECT name FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$' AND name > '%s' AND name < (%s) ORDER BY name LIMIT %d`, int64(batch)*1e9, first, current, n))
+		if err != nil {
+			return nil, err
+		}
+		list = strings.Fields(out)
+	}
+	_, err = c.server.sql(ctx, "DROP TABLE scratch")
+	return list, err
+}
