@@ -10,6 +10,8 @@ func (a *app) commands() []*cobra.Command {
 		a.backupCmd(),
 		a.infoCmd(),
 		a.restoreCmd(),
+		a.createReplicaCmd(),
+		a.bootstrapCmd(),
 		a.walCmd(),
 		a.adoptCmd(),
 		a.archivePushCmd(),

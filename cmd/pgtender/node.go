@@ -26,12 +26,18 @@ type node struct {
 	environ []string
 	// foreign says that --cluster names another cluster than the one that is
 	// configured: what lies on this machine says nothing about it.
-	foreign bool
+	foreign    bool
+	configured string // Cluster without --cluster
 
 	patroniRead bool
 	patroniConf patroni.Config
-	dcsStore    dcs.Store
-	objects     storage.Store
+	*opened
+}
+
+// opened is what a node and its copies share.
+type opened struct {
+	dcsStore dcs.Store
+	objects  storage.Store
 }
 
 // node reads the configuration and makes a node of it.
@@ -40,7 +46,7 @@ func (a *app) node() (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &node{Config: c, log: log, environ: a.environ}
+	n := &node{Config: c, log: log, environ: a.environ, configured: c.Cluster, opened: &opened{}}
 	if a.repository != "" {
 		n.Repository = a.repository
 	}
@@ -54,6 +60,14 @@ func (a *app) node() (*node, error) {
 		n.foreign = err == nil && given.Scope != configured.Scope
 	}
 	return n, nil
+}
+
+// own is the node without regard to --cluster: the cluster that Patroni runs
+// here, not the one whose backups are read. It shares what n has opened.
+func (n *node) own() *node {
+	own := *n
+	own.Cluster, own.foreign = n.configured, false
+	return &own
 }
 
 // close gives back what was opened.
@@ -237,6 +251,18 @@ func (n *node) repository(ctx context.Context) (*repo.Repo, error) {
 		return nil, err
 	}
 	return n.openRepo(ctx, store, n.systemID)
+}
+
+// repositoryToRestore opens it within the rate that restores are held to.
+func (n *node) repositoryToRestore(ctx context.Context) (*repo.Repo, error) {
+	if _, err := n.scope(); err != nil {
+		return nil, err
+	}
+	store, err := n.store(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	return n.openRepo(ctx, n.limited(store), n.systemID)
 }
 
 // repositoryToWrite opens the cluster's part of the repository, and makes an

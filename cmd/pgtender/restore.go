@@ -68,7 +68,7 @@ func (a *app) restore(ctx context.Context, n *node, f restoreFlags) error {
 	if err != nil {
 		return err
 	}
-	if gather.Repo, err = n.repository(ctx); err != nil {
+	if gather.Repo, err = n.repositoryToRestore(ctx); err != nil {
 		return err
 	}
 	gather.Log = n.log

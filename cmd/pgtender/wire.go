@@ -12,6 +12,7 @@ import (
 
 	"github.com/pgtender/pgtender/backup/storage"
 	"github.com/pgtender/pgtender/backup/storage/file"
+	"github.com/pgtender/pgtender/backup/storage/limit"
 	"github.com/pgtender/pgtender/backup/storage/s3"
 	"github.com/pgtender/pgtender/dcs"
 	"github.com/pgtender/pgtender/dcs/consul"
@@ -76,6 +77,14 @@ func (n *node) openS3(ctx context.Context, place config.Repository) (storage.Sto
 		return nil, err
 	}
 	return s, nil
+}
+
+// limited holds a store that a restore reads from to the configured rate.
+func (n *node) limited(s storage.Store) storage.Store {
+	if n.Restore.MaxRate <= 0 {
+		return s
+	}
+	return limit.New(s, limit.Options{BytesPerSecond: int64(n.Restore.MaxRate)})
 }
 
 // errNoDCS means that the configuration names none.

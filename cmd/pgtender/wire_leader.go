@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,15 +43,12 @@ func (n *node) leaderFacts(ctx context.Context) (*catchup.LeaderFacts, error) {
 // askWALSender learns timeline, history and position from the leader itself:
 // what the DCS says of them is some seconds old.
 func (n *node) askWALSender(ctx context.Context, leader patroni.Member, want pg.SystemID, f *catchup.LeaderFacts) error {
-	p, known, err := n.patroni()
+	p, _, err := n.patroni()
 	if err != nil {
 		return err
 	}
-	opts := server.Options{Host: leader.Host, Port: uint16(leader.Port), Log: n.log}
-	if known {
-		opts = n.login(p.Postgres.Replication, leader.Host, leader.Port)
-	}
-	conn, err := server.ConnectReplication(ctx, opts)
+	name := cmp.Or(n.Server.ReplicationUser, n.Server.User)
+	conn, err := server.ConnectReplication(ctx, n.login(p.Postgres.Replication, name, leader.Host, leader.Port))
 	if err != nil {
 		return err
 	}

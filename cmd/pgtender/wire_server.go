@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,14 +30,11 @@ func (n *node) connectLocal(ctx context.Context) (*server.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !known {
-		return server.Connect(ctx, server.Options{Host: pid.SocketDir, Port: uint16(pid.Port), Log: n.log})
-	}
 	host, _ := p.Postgres.Local()
-	if p.Postgres.UseUnixSocket && pid.SocketDir != "" || host == "" {
-		host = pid.SocketDir
+	if !known || pid.SocketDir != "" && (p.Postgres.UseUnixSocket || host == "") {
+		host = cmp.Or(pid.SocketDir, pid.Listen)
 	}
-	return server.Connect(ctx, n.login(p.Postgres.Superuser, host, pid.Port))
+	return server.Connect(ctx, n.login(p.Postgres.Superuser, n.Server.User, host, pid.Port))
 }
 
 // postmaster reads where the server of a data directory listens.
@@ -74,22 +72,19 @@ func (n *node) connectPrimary(ctx context.Context) (*server.Conn, error) {
 
 // connectMember opens a session with one member over the network.
 func (n *node) connectMember(ctx context.Context, m patroni.Member) (*server.Conn, error) {
-	p, known, err := n.patroni()
+	p, _, err := n.patroni()
 	if err != nil {
 		return nil, err
 	}
-	if !known {
-		return server.Connect(ctx, server.Options{Host: m.Host, Port: uint16(m.Port), Log: n.log})
-	}
-	return server.Connect(ctx, n.login(p.Postgres.Superuser, m.Host, m.Port))
+	return server.Connect(ctx, n.login(p.Postgres.Superuser, n.Server.User, m.Host, m.Port))
 }
 
-// login completes a server's address by one of Patroni's users. The
-// application name stays pgtender's own: Patroni would count one that equals a
-// member's name among the synchronous standbys.
-func (n *node) login(user patroni.Auth, host string, port int) server.Options {
+// login completes a server's address by one of Patroni's users, or our own
+// configuration's. The application name stays pgtender's own: Patroni would
+// count one that equals a member's name among the synchronous standbys.
+func (n *node) login(user patroni.Auth, name, host string, port int) server.Options {
 	return server.Options{
-		Host: host, Port: uint16(port), User: user.Username, Password: user.Password.Reveal(),
+		Host: host, Port: uint16(port), User: cmp.Or(name, user.Username), Password: user.Password.Reveal(),
 		SSLMode: user.SSLMode, SSLRootCert: user.SSLRootCert, SSLCert: user.SSLCert, SSLKey: user.SSLKey,
 		SSLPassword: user.SSLPassword.Reveal(), ChannelBinding: user.ChannelBinding, Log: n.log,
 	}

@@ -42,6 +42,7 @@ type Config struct {
 	DataDir string `yaml:"data_dir"`
 
 	DCS     DCS     `yaml:"dcs"`
+	Server  Server  `yaml:"server"`
 	S3      S3      `yaml:"s3"`
 	File    File    `yaml:"file"`
 	Backup  Backup  `yaml:"backup"`
@@ -74,6 +75,15 @@ type DCS struct {
 	CACert string `yaml:"cacert"`
 	Cert   string `yaml:"cert"`
 	Key    string `yaml:"key"`
+}
+
+// Server says whom to log in as on the cluster's servers, for deployments
+// without a patroni.yml that says so. Passwords come from libpq's password file.
+type Server struct {
+	// User is a superuser. Default: the operating system's user.
+	User string `yaml:"user"`
+	// ReplicationUser has the REPLICATION attribute. Default: User.
+	ReplicationUser string `yaml:"replication_user"`
 }
 
 // S3 refines an s3:// repository. Credentials come from the usual chain:
@@ -141,22 +151,18 @@ type Restore struct {
 	// number of processors, at most 8.
 	Workers int `yaml:"workers"`
 	// MaxRate bounds what is read from the repository, in bytes per second.
+	// Default: unbounded.
 	MaxRate Bytes `yaml:"max_rate"`
-	// RetryTimeout is how long create-replica keeps retrying what a retry may
-	// mend while the data directory was empty at the start, before it exits
-	// non-zero and Patroni's next method gets its turn. Default 10m.
-	RetryTimeout Duration `yaml:"retry_timeout"`
 }
 
-// Archive settings, for archive-push and archive-get.
+// Archive settings. How long archive-get tries follows from what a failure
+// would do: see its help.
 type Archive struct {
 	// PushTimeout bounds one archive-push; PostgreSQL tries again. Default 5m.
 	PushTimeout Duration `yaml:"push_timeout"`
-	// GetTimeout bounds one archive-get outside standby mode. Default 5m.
-	GetTimeout Duration `yaml:"get_timeout"`
-	// DCSTimeout is how long archive-push asks the DCS about ownership and
-	// leadership before it goes on without: a DCS outage never stops
-	// archiving. Default 5s.
+	// DCSTimeout is how long archive-push and archive-get ask the DCS about
+	// ownership, leadership and history before they go on without: a DCS
+	// outage never stops archiving. Default 5s.
 	DCSTimeout Duration `yaml:"dcs_timeout"`
 }
 
@@ -175,8 +181,7 @@ func Default() Config {
 	return Config{
 		S3:      S3{RetryBudget: Duration(2 * time.Minute)},
 		Backup:  Backup{Leader: "allow", MaxLag: 256 << 20, Compression: "zstd", Level: 1, ArchiveTimeout: Duration(10 * time.Minute), Checkpoint: "fast"},
-		Restore: Restore{RetryTimeout: Duration(10 * time.Minute)},
-		Archive: Archive{PushTimeout: Duration(5 * time.Minute), GetTimeout: Duration(5 * time.Minute), DCSTimeout: Duration(5 * time.Second)},
+		Archive: Archive{PushTimeout: Duration(5 * time.Minute), DCSTimeout: Duration(5 * time.Second)},
 		Log:     Log{Level: "info", Format: "text"},
 	}
 }
