@@ -119,7 +119,8 @@ func (p *pusher) accept(f *segmentFile, seg pg.Segment, own pg.History, in *wal.
 		j.blockMap = in.Map.Encode()
 	}
 	j.header.End = info.End
-	j.header.FirstRecord, j.header.FirstPrev, j.header.LastRecord = info.First, info.FirstPrev, info.Last
+	j.header.FirstRecord, j.header.FirstPrev, j.header.LastRecord, j.header.LastComplete = info.First, info.FirstPrev, info.Last, info.LastComplete
+	j.header.BlockSize, j.header.FirstTimeline, j.header.LastTimeline = uint32(info.BlockSize), info.FirstTimeline, info.LastTimeline
 	return j, nil
 }
 
@@ -128,6 +129,7 @@ func walFlags(info *wal.Info) repo.WALFlags {
 	var out repo.WALFlags
 	for from, to := range map[wal.Flags]repo.WALFlags{
 		wal.FlagStartsInRecord: repo.WALStartsInside, wal.FlagEndsInRecord: repo.WALEndsInside, wal.FlagOverwrites: repo.WALOverwritten,
+		wal.FlagPrevUnknown: repo.WALPrevUnknown, wal.FlagFullPageWritesOff: repo.WALFullPagesOff,
 	} {
 		if info.Flags&from != 0 {
 			out |= to

@@ -91,8 +91,13 @@ func TestASegmentIsStoredWithWhatWasReadOfIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := meta.Header
-	type positions struct{ End, First, Prev, Last pg.LSN }
-	got, want := positions{h.End, h.FirstRecord, h.FirstPrev, h.LastRecord}, positions{in.Info.End, in.Info.First, in.Info.FirstPrev, in.Info.Last}
+	type positions struct {
+		End, First, Prev, Last, LastComplete pg.LSN
+		BlockSize                            int
+		FirstTimeline, LastTimeline          pg.Timeline
+	}
+	got := positions{h.End, h.FirstRecord, h.FirstPrev, h.LastRecord, h.LastComplete, int(h.BlockSize), h.FirstTimeline, h.LastTimeline}
+	want := positions{in.Info.End, in.Info.First, in.Info.FirstPrev, in.Info.Last, in.Info.LastComplete, 8192, 1, 1}
 	if got != want {
 		t.Errorf("positions are %+v, want %+v", got, want)
 	}

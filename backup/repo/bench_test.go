@@ -140,7 +140,7 @@ func BenchmarkEncodeWAL(b *testing.B) {
 	r := repo.Open(discard{mem.New()}, repotest.Cluster, repo.Options{})
 	h := walHeader()
 	h.SegmentSize = 16 << 20
-	h.FirstRecord, h.LastRecord = 0, 0
+	h.FirstRecord, h.LastRecord, h.LastComplete = 0, 0, 0
 	h.End = h.Start() + 16<<20
 	b.SetBytes(16 << 20)
 	for b.Loop() {

@@ -96,7 +96,8 @@ func walHeader() repo.WALHeader {
 	return repo.WALHeader{
 		Flags: repo.WALSwitch, SystemID: repotest.Cluster.SystemID, Incarnation: repo.IncarnationOf(pg.FirstTimeline()),
 		Segment: 5, SegmentSize: size, PageMagic: 0xd116, End: size.Start(5) + bs,
-		FirstRecord: size.Start(5) + 40, FirstPrev: size.Start(5) - 100, LastRecord: size.Start(5) + 5000,
+		FirstRecord: size.Start(5) + 40, FirstPrev: size.Start(5) - 100, LastRecord: size.Start(5) + 5000, LastComplete: size.Start(5) + 5000,
+		BlockSize: 8192, FirstTimeline: 1, LastTimeline: 1,
 	}
 }
 

@@ -17,17 +17,19 @@ type WALFlags uint32
 
 // The flags of format version 0.
 const (
-	WALPartial       WALFlags = 1   // a .partial file
-	WALSwitch        WALFlags = 2   // ends by a segment switch
-	WALStartsInside  WALFlags = 4   // starts inside a record
-	WALEndsInside    WALFlags = 8   // ends inside a record
-	WALOverwritten   WALFlags = 16  // holds an overwritten continuation record
-	WALChainBreak    WALFlags = 32  // changes behind it cannot be tracked from before it
-	WALNoRecordStart WALFlags = 64  // no record starts here
-	WALBlockMap      WALFlags = 128 // a block map is present; set by EncodeWAL
-	WALUnchecked     WALFlags = 256 // not valid WAL throughout; only with WALPartial
+	WALPartial       WALFlags = 1    // a .partial file
+	WALSwitch        WALFlags = 2    // ends by a segment switch
+	WALStartsInside  WALFlags = 4    // starts inside a record
+	WALEndsInside    WALFlags = 8    // ends inside a record
+	WALOverwritten   WALFlags = 16   // holds an overwritten continuation record
+	WALChainBreak    WALFlags = 32   // changes behind it cannot be tracked from before it
+	WALNoRecordStart WALFlags = 64   // no record starts here
+	WALBlockMap      WALFlags = 128  // a block map is present; set by EncodeWAL
+	WALUnchecked     WALFlags = 256  // not valid WAL throughout; only with WALPartial
+	WALPrevUnknown   WALFlags = 512  // FirstPrev is not known: too little of the record lies here
+	WALFullPagesOff  WALFlags = 1024 // a record says that full_page_writes is off
 
-	knownWALFlags = 511
+	knownWALFlags = 2047
 )
 
 // WALHeader describes one archived segment. The first group is filled in by
@@ -43,6 +45,13 @@ type WALHeader struct {
 	FirstRecord pg.LSN // 0: none starts here
 	FirstPrev   pg.LSN // the previous-record pointer of the first
 	LastRecord  pg.LSN // 0: none starts here
+	// LastComplete is the last record that starts and ends here; 0: none.
+	LastComplete pg.LSN
+	// BlockSize is that of WAL pages (XLOG_BLCKSZ), FirstTimeline and
+	// LastTimeline are those of the first and the last page that count. All are
+	// 0 if the content was not read, and so nothing is claimed about it.
+	BlockSize                   uint32
+	FirstTimeline, LastTimeline pg.Timeline
 
 	Digest   Digest // of the bytes up to End
 	sections walSections
@@ -106,6 +115,12 @@ func (h *WALHeader) validate() error {
 		return bad(56, "semantic end %s is not within %s and %s", h.End, start, end)
 	case !inside(h.FirstRecord) || !inside(h.LastRecord) || h.FirstRecord > h.LastRecord || (h.FirstRecord == 0) != (h.LastRecord == 0):
 		return bad(64, "records from %s to %s in a segment from %s to %s", h.FirstRecord, h.LastRecord, start, h.End)
+	case h.LastComplete != 0 && (h.LastComplete < h.FirstRecord || h.LastComplete > h.LastRecord):
+		return bad(184, "last complete record at %s, with records from %s to %s", h.LastComplete, h.FirstRecord, h.LastRecord)
+	case h.BlockSize != 0 && (h.BlockSize < 1<<10 || h.BlockSize > 1<<16 || h.BlockSize&(h.BlockSize-1) != 0):
+		return bad(148, "WAL block size %d", h.BlockSize)
+	case (h.BlockSize == 0) != (h.FirstTimeline == 0) || h.FirstTimeline > h.LastTimeline || h.LastTimeline > h.Incarnation.Timeline || (h.FirstTimeline == 0) != (h.LastTimeline == 0):
+		return bad(192, "pages of timelines %s to %s of %d bytes in a segment of timeline %s", h.FirstTimeline, h.LastTimeline, h.BlockSize, h.Incarnation.Timeline)
 	case h.Flags&^knownWALFlags != 0 || h.Flags&WALUnchecked != 0 && h.Flags&WALPartial == 0:
 		return bad(12, "flags %#x", uint32(h.Flags))
 	}
@@ -147,8 +162,12 @@ func (h *WALHeader) encode() []byte {
 	le.PutUint32(b[136:], s.chunkLength)
 	le.PutUint32(b[140:], s.blockMap.raw)
 	le.PutUint32(b[144:], s.carry.raw)
+	le.PutUint32(b[148:], h.BlockSize)
 	copy(b[152:], s.blockMap.digest[:])
 	copy(b[168:], s.carry.digest[:])
+	le.PutUint64(b[184:], uint64(h.LastComplete))
+	le.PutUint32(b[192:], uint32(h.FirstTimeline))
+	le.PutUint32(b[196:], uint32(h.LastTimeline))
 	le.PutUint32(b[252:], checksum(b[:252]))
 	return b
 }
@@ -162,6 +181,8 @@ func parseWALHeader(b []byte) (h WALHeader, err error) {
 		Incarnation: Incarnation{Timeline: pg.Timeline(le.Uint32(b[24:])), Ancestry: [8]byte(b[40:48])},
 		SegmentSize: pg.SegmentSize(le.Uint32(b[28:])), Segment: pg.SegmentNumber(le.Uint64(b[32:])), PageMagic: le.Uint16(b[48:]),
 		End: pg.LSN(le.Uint64(b[56:])), FirstRecord: pg.LSN(le.Uint64(b[64:])), FirstPrev: pg.LSN(le.Uint64(b[72:])), LastRecord: pg.LSN(le.Uint64(b[80:])),
+		LastComplete: pg.LSN(le.Uint64(b[184:])), BlockSize: le.Uint32(b[148:]),
+		FirstTimeline: pg.Timeline(le.Uint32(b[192:])), LastTimeline: pg.Timeline(le.Uint32(b[196:])),
 		Digest: Digest(b[88:104]),
 		sections: walSections{
 			codec:    Codec(b[10]),
@@ -173,7 +194,7 @@ func parseWALHeader(b []byte) (h WALHeader, err error) {
 	if b[11] != 0 {
 		return h, unknownVersion("cipher", int(b[11]))
 	}
-	for _, r := range [][2]int{{50, 56}, {148, 152}, {184, 252}} {
+	for _, r := range [][2]int{{50, 56}, {200, 252}} {
 		if err := reserved(b[r[0]:r[1]], int64(r[0])); err != nil {
 			return h, err
 		}

@@ -40,7 +40,7 @@ func TestASegmentReadsBackWithZerosBehindItsSemanticEnd(t *testing.T) {
 			r := repo.Open(store, repotest.Cluster, test.opts)
 			h := walHeader()
 			h.SegmentSize = test.size
-			h.FirstRecord, h.FirstPrev, h.LastRecord = 0, 0, 0
+			h.FirstRecord, h.FirstPrev, h.LastRecord, h.LastComplete = 0, 0, 0, 0
 			h.Flags = repo.WALNoRecordStart | repo.WALStartsInside
 			h.End = h.Start() + pg.LSN(len(test.content))
 			d, err := r.EncodeWAL(h, []byte("map"), nil, bytes.NewReader(test.content))
@@ -148,6 +148,14 @@ func TestEncodeWALRefuses(t *testing.T) {
 		"an end behind the segment":   func(h *repo.WALHeader) { h.End = h.Start() + 1<<20 + 1 },
 		"a record in another segment": func(h *repo.WALHeader) { h.LastRecord += 1 << 20 },
 		"records in the wrong order":  func(h *repo.WALHeader) { h.FirstRecord, h.LastRecord = h.LastRecord, h.FirstRecord },
+		"a complete record past last": func(h *repo.WALHeader) { h.LastComplete = h.LastRecord + 8 },
+		"a complete record before":    func(h *repo.WALHeader) { h.LastComplete = h.FirstRecord - 8 },
+		"odd page size":               func(h *repo.WALHeader) { h.BlockSize = 8000 },
+		"tiny pages":                  func(h *repo.WALHeader) { h.BlockSize = 512 },
+		"timelines of unread content": func(h *repo.WALHeader) { h.BlockSize = 0 },
+		"a page of no timeline":       func(h *repo.WALHeader) { h.LastTimeline = 0 },
+		"pages of a later timeline":   func(h *repo.WALHeader) { h.LastTimeline = 2 },
+		"timelines in wrong order":    func(h *repo.WALHeader) { h.FirstTimeline, h.Incarnation.Timeline = 2, 2 },
 		"unknown flags":               func(h *repo.WALHeader) { h.Flags |= 1 << 20 },
 		"not checked and not partial": func(h *repo.WALHeader) { h.Flags |= repo.WALUnchecked },
 		"more than is there":          func(h *repo.WALHeader) { h.End += bs },
@@ -173,7 +181,7 @@ func TestTheArchiveIsListedByNames(t *testing.T) {
 		for n := range pg.SegmentNumber(20) {
 			h := walHeader()
 			h.Incarnation, h.Segment = i, 240+n*2
-			h.FirstRecord, h.LastRecord, h.End = 0, 0, h.Start()+bs
+			h.FirstRecord, h.LastRecord, h.LastComplete, h.End = 0, 0, 0, h.Start()+bs
 			if err := putWAL(ctx, r, h, r.WALKey, nil, nil, pages(uint64(n), 1, 0)); err != nil {
 				t.Fatal(err)
 			}
