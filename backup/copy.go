@@ -30,9 +30,9 @@ const (
 	// packMemory bounds the buffers of all packs that are being written or
 	// put, in bytes: the better part of what a backup needs. Add 1 MiB for
 	// each worker, the indexes of the packs (3 KiB for each MiB) and the list
-	// of files, 300 bytes each. Doubled by the garbage collector that stays
-	// below 256 MiB up to some ten thousand files, whatever their size.
-	packMemory = 96 << 20
+	// of files, 300 bytes each. The process then stays below 256 MiB up to
+	// some hundred thousand files, whatever their size.
+	packMemory = 128 << 20
 	uploads    = 2
 )
 

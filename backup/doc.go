@@ -5,13 +5,16 @@
 //
 // [Take] is a protocol whose order is the point, a file per phase:
 //
-//	prepare   everything that may refuse; on a standby a checkpoint on the primary, replayed
+//	inspect   facts, and decide: everything that may refuse
+//	prepare   the running marker; on a standby a checkpoint on the primary, replayed
 //	scan      what belongs to the backup
 //	copy      pages into packs, in parallel inside large files too
-//	finish    pg_control last, then the server's backup stop
+//	finish    pg_control last, the server's backup stop; the backup is pending
 //	prove     the WAL from start to stop is in the archive
-//	commit    the manifest; before it nothing exists, after it everything does
+//	pending   commit: before it no backup exists, after it a whole one does
 //
-// A crash at any step leaves packs that no manifest names, and a running
-// marker that grows old; a later expire removes both.
+// A crash up to finish leaves packs that no manifest names, and a running marker
+// that grows old; a later expire removes both. A crash after it leaves a pending
+// backup, which the next run commits as soon as its WAL is archived: a finished
+// copy is never thrown away.
 package backup

@@ -149,7 +149,7 @@ func (img *image) add(path string, data []byte) {
 
 // suspend stores the last files and the manifest, as that of a pending backup.
 func (img *image) suspend(ctx context.Context, t *run, w *repo.Writer) (repo.Backup, error) {
-	if err := img.findHistory(ctx, t.Repo); err != nil {
+	if err := img.findHistory(ctx, t.lines); err != nil {
 		return repo.Backup{}, err
 	}
 	if !img.history.Contains(img.start) {
@@ -163,7 +163,7 @@ func (img *image) suspend(ctx context.Context, t *run, w *repo.Writer) (repo.Bac
 
 // findHistory reads the history of the timeline that the backup ended on: from
 // pg_wal, where a server that followed it keeps it, else from the archive.
-func (img *image) findHistory(ctx context.Context, r *repo.Repo) error {
+func (img *image) findHistory(ctx context.Context, l *lineages) error {
 	tli := img.end.Timeline
 	if tli == 1 {
 		img.history = pg.FirstTimeline()
@@ -176,13 +176,13 @@ func (img *image) findHistory(ctx context.Context, r *repo.Repo) error {
 		}
 		// A restore to any later timeline needs it as well, and the member
 		// that was promoted may not have come to archive it.
-		_, err = r.PutHistory(ctx, tli, content)
+		_, err = l.repo.PutHistory(ctx, tli, content)
 		return err
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("read the history of timeline %s: %w", tli, err)
 	}
-	archived, err := histories(ctx, r)
+	archived, err := l.all(ctx)
 	if err != nil {
 		return err
 	}

@@ -153,6 +153,14 @@ func (a *archiver) pause(on bool) {
 	a.paused = on
 }
 
+// drain pushes what is there.
+func (a *archiver) drain(t *testing.T) {
+	t.Helper()
+	if err := a.round(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // restore brings a backup into a new directory the simplest way, and gives a
 // cluster that recovers from the archive to its end when it is started.
 func (l *lab) restore(t *testing.T, id repo.BackupID) *pgtest.Cluster {

@@ -25,11 +25,12 @@ func FinishPending(ctx context.Context, r *repo.Repo, log *slog.Logger) ([]repo.
 	if err != nil {
 		return nil, err
 	}
+	l := &lineages{repo: r}
 	var done []repo.BackupID
 	for _, p := range pending {
 		err := p.Err
 		if err == nil {
-			err = finish(ctx, r, &p.Backup)
+			err = finish(ctx, &p.Backup, l)
 		}
 		switch {
 		case ctx.Err() != nil:
@@ -45,46 +46,49 @@ func FinishPending(ctx context.Context, r *repo.Repo, log *slog.Logger) ([]repo.
 }
 
 // finish commits one pending backup, if its WAL is there.
-func finish(ctx context.Context, r *repo.Repo, b *repo.Backup) error {
-	c, err := covered(ctx, r, b)
+func finish(ctx context.Context, b *repo.Backup, l *lineages) error {
+	c, err := covered(ctx, b, l)
 	if err != nil {
 		return err
 	}
 	if !c.Reaches(b.Stop.LSN) {
 		return fmt.Errorf("WAL segment %s is not in the archive", c.Missing.Name(b.SegmentSize))
 	}
-	_, err = r.CommitPending(ctx, b.ID)
+	_, err = l.repo.CommitPending(ctx, b.ID)
 	return err
 }
 
 // covered follows the archive from b's start towards its stop, along the
-// history b knows or that of a later timeline which b lies on: after a failover
-// the segment with the switch point exists as the new timeline's only. Where
-// all of it is there, every segment's header has been read. Where it is not,
-// the cover is the one that comes furthest, of the newest timeline.
-func covered(ctx context.Context, r *repo.Repo, b *repo.Backup) (archive.Cover, error) {
-	lines, err := histories(ctx, r)
+// history b knows or, where that does not lead there, that of a later timeline
+// which b lies on: after a failover the segment with the switch point exists as
+// the new timeline's only. Where all of it is there, every segment's header has
+// been read. Where it is not, the cover is the one that comes furthest, of the
+// newest timeline.
+func covered(ctx context.Context, b *repo.Backup, l *lineages) (archive.Cover, error) {
+	best, err := archive.Coverage(ctx, l.repo, b.StopHistory(), b.SegmentSize, b.Start.LSN)
 	if err != nil {
 		return archive.Cover{}, err
 	}
-	best, err := archive.Coverage(ctx, r, b.StopHistory(), b.SegmentSize, b.Start.LSN)
-	if err != nil {
-		return archive.Cover{}, err
-	}
-	for _, h := range lines {
-		if h.Timeline == b.Stop.Timeline || !liesOn(b, h) {
-			continue
-		}
-		c, err := archive.Coverage(ctx, r, h, b.SegmentSize, b.Start.LSN)
+	if !best.Reaches(b.Stop.LSN) {
+		lines, err := l.all(ctx)
 		if err != nil {
 			return archive.Cover{}, err
 		}
-		if c.Until >= best.Until {
-			best = c
+		for _, h := range lines {
+			if h.Timeline == b.Stop.Timeline || !liesOn(b, h) {
+				continue
+			}
+			c, err := archive.Coverage(ctx, l.repo, h, b.SegmentSize, b.Start.LSN)
+			if err != nil {
+				return archive.Cover{}, err
+			}
+			if c.Until >= best.Until {
+				best = c
+			}
 		}
 	}
 	if best.Reaches(b.Stop.LSN) {
-		err = proveHeaders(ctx, r, best.History, b)
+		err = proveHeaders(ctx, l.repo, best.History, b)
 	}
 	return best, err
 }
@@ -96,17 +100,30 @@ func liesOn(b *repo.Backup, h pg.History) bool {
 	return ok && own.Equal(b.StopHistory()) && h.Contains(b.Stop) && h.Contains(b.Start)
 }
 
-// histories reads every archived history, ascending by timeline.
-func histories(ctx context.Context, r *repo.Repo) ([]pg.History, error) {
-	incarnations, err := r.Histories(ctx)
+// lineages are the archived histories. It keeps those it has read, for they
+// never change and are asked for at each look at the archive.
+type lineages struct {
+	repo *repo.Repo
+	read map[repo.Incarnation]pg.History
+}
+
+// all gives every archived history, ascending by timeline.
+func (l *lineages) all(ctx context.Context) ([]pg.History, error) {
+	incarnations, err := l.repo.Histories(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list archived timeline histories: %w", err)
 	}
 	out := make([]pg.History, 0, len(incarnations))
 	for _, i := range incarnations {
-		h, _, err := r.History(ctx, i)
-		if err != nil {
-			return nil, fmt.Errorf("read archived history of timeline %s: %w", i, err)
+		h, ok := l.read[i]
+		if !ok {
+			if h, _, err = l.repo.History(ctx, i); err != nil {
+				return nil, fmt.Errorf("read archived history of timeline %s: %w", i, err)
+			}
+			if l.read == nil {
+				l.read = make(map[repo.Incarnation]pg.History)
+			}
+			l.read[i] = h
 		}
 		out = append(out, h)
 	}

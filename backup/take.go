@@ -36,6 +36,7 @@ type run struct {
 	started time.Time
 	facts   Facts
 	plan    Plan
+	lines   *lineages
 	conn    *server.Conn // the session on the source: backup mode lives as long as it
 
 	total  int64 // bytes of the scan
@@ -56,7 +57,7 @@ func Take(ctx context.Context, o Options) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	t := &run{Options: o, started: time.Now()}
+	t := &run{Options: o, started: time.Now(), lines: &lineages{repo: o.Repo}}
 	t.id = repo.NewBackupID(t.started)
 	err = because(ctx, t.take(ctx))
 	t.result.Wall = time.Since(t.started)

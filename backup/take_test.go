@@ -86,7 +86,7 @@ func TestABackupOfALoadedPrimaryRestores(t *testing.T) {
 	c.Checksums(t) // every page, now that the server is down
 }
 
-func TestABackupOfALoadedStandbyRestores(t *testing.T) {
+func TestABackupOfEachMajorRestores(t *testing.T) {
 	pgtest.EachMajor(t, func(t *testing.T, major int) {
 		l := newLab(t, pgtest.Options{Major: major, Checksums: true})
 		l.primary.EnableAMCheck(t)
@@ -110,6 +110,10 @@ func TestABackupOfALoadedStandbyRestores(t *testing.T) {
 			t.Error("no time for the checkpoint")
 		}
 		checkRestored(t, l.restore(t, b.ID))
+
+		c := l.restore(t, take(t, l.options(t, l.primary)).Backup.ID)
+		c.Start(t)
+		c.WaitFor(t, "SELECT pg_is_in_recovery()::text", "false")
 	})
 }
 

@@ -3,6 +3,7 @@ package repo_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,124 +14,130 @@ import (
 	"github.com/pgtender/pgtender/backup/storage/storagetest"
 )
 
-// suspend writes a tree as a pending backup.
-func suspend(ctx context.Context, r *repo.Repo, id repo.BackupID, t tree) error {
-	w, err := r.Create(ctx, id, smallPacks())
+// suspended stores a tree as a pending backup.
+func suspended(t *testing.T, r *repo.Repo, id repo.BackupID, content tree) {
+	t.Helper()
+	w, err := r.Create(t.Context(), id, smallPacks())
 	if err != nil {
-		return err
+		t.Fatal(err)
 	}
 	defer w.Close()
-	entries, err := writeFiles(ctx, w, t)
+	entries, err := writeFiles(t.Context(), w, content)
 	if err != nil {
-		return err
+		t.Fatal(err)
 	}
-	_, err = w.Suspend(ctx, repo.Contents{Backup: repotest.Backup(id), Entries: values(entries)})
-	return err
+	if _, err := w.Suspend(t.Context(), repo.Contents{Backup: repotest.Backup(id), Entries: values(entries)}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestAPendingBackupExistsOnceItIsCommitted(t *testing.T) {
-	r, _ := repotest.New(t)
-	ctx, id, want := t.Context(), repotest.ID(1), sampleTree()
-	if err := suspend(ctx, r, id, want); err != nil {
-		t.Fatal(err)
+	r, store := repotest.New(t)
+	id := repotest.ID(1)
+	suspended(t, r, id, sampleTree())
+	if list, err := r.Backups(t.Context()); err != nil || len(list) != 0 {
+		t.Fatalf("listed: %v, %v", list, err)
 	}
-	if list, err := r.Backups(ctx); err != nil || len(list) != 0 {
-		t.Errorf("listed while pending: %+v, %v", list, err)
+	pending, err := r.Pending(t.Context())
+	if err != nil || len(pending) != 1 || pending[0].ID != id || pending[0].Err != nil {
+		t.Fatalf("pending: %+v, %v", pending, err)
 	}
-	if _, err := r.OpenManifest(ctx, id); !errors.Is(err, storage.ErrNotExist) {
-		t.Errorf("opened while pending: %v", err)
-	}
-	if list, err := r.Pending(ctx); err != nil || len(list) != 1 || list[0].ID != id || list[0].Err != nil || list[0].Backup.Files != int64(len(want)) {
-		t.Errorf("pending: %+v, %v", list, err)
-	}
-	for range 2 { // the second finds that somebody was faster
-		if b, err := r.CommitPending(ctx, id); err != nil || b.ID != id {
-			t.Fatalf("commit: %+v, %v", b, err)
+	for range 2 { // the second finds the work done
+		b, err := r.CommitPending(t.Context(), id)
+		if err != nil || b.ID != id || b.Files != pending[0].Backup.Files {
+			t.Fatalf("committed %+v, %v", b, err)
 		}
 	}
-	if list, err := r.Pending(ctx); err != nil || len(list) != 0 {
-		t.Errorf("pending: %+v, %v", list, err)
+	if pending, err := r.Pending(t.Context()); err != nil || len(pending) != 0 {
+		t.Errorf("still pending: %v, %v", pending, err)
 	}
-	got, err := readBack(ctx, r, id)
+	got, err := readBack(t.Context(), r, id)
 	if err != nil {
 		t.Fatal(err)
 	}
-	sameTree(t, got, want)
-	if _, err := r.CommitPending(ctx, repotest.ID(2)); !errors.Is(err, storage.ErrNotExist) {
-		t.Errorf("commit of one that never was: %v", err)
+	sameTree(t, got, sampleTree())
+	if slices.ContainsFunc(keys(t, store), func(k string) bool { return strings.Contains(k, "/pending/") }) {
+		t.Error("the pending manifest is still there")
 	}
 }
 
-func TestADamagedPendingBackupIsNeverCommitted(t *testing.T) {
-	store := mem.New()
-	r := repo.Open(store, repotest.Cluster, repo.Options{})
-	ctx, id := t.Context(), repotest.ID(1)
-	if err := suspend(ctx, r, id, smallTree()); err != nil {
-		t.Fatal(err)
-	}
-	key := r.Key(repo.Key{Kind: repo.KeyPending, ID: id})
-	good := object(t, store, key)
-	for i := range good {
-		b := append([]byte(nil), good...)
-		b[i] ^= 1 << (i % 8)
-		put(t, store, key, b)
-		if _, err := r.CommitPending(ctx, id); !errors.Is(err, repo.ErrCorrupt) {
-			t.Fatalf("byte %d: %v", i, err)
-		}
-	}
-	put(t, store, key, good)
-	for _, k := range keys(t, store) {
-		if strings.Contains(k, "/pack/") {
-			store.Delete(ctx, k)
-			break
-		}
-	}
-	if _, err := r.CommitPending(ctx, id); !errors.Is(err, storage.ErrNotExist) {
-		t.Errorf("without one of its packs: %v", err)
-	}
-	if list, err := r.Backups(ctx); err != nil || len(list) != 0 {
-		t.Errorf("listed: %+v, %v", list, err)
-	}
-}
-
-// Any operation of the commit may fail, with or without effect: the backup is
-// then pending or committed, and a second try commits it.
-func TestAFaultInThePendingCommitLosesNothing(t *testing.T) {
-	for name, apply := range map[string]bool{"failed": false, "failed but applied": true} {
-		t.Run(name, func(t *testing.T) {
-			fired := true
-			for n := 0; fired; n++ {
-				inner := mem.New()
-				ctx, id, want := t.Context(), repotest.ID(1), smallTree()
-				if err := suspend(ctx, repo.Open(inner, repotest.Cluster, repo.Options{}), id, want); err != nil {
-					t.Fatal(err)
-				}
-				count := 0 // one operation at a time: no lock needed
-				store := storagetest.Faulty(inner, func(storagetest.Call) (bool, error) {
-					count++
-					if count-1 == n {
-						return apply, errFault
-					}
-					return true, nil
-				})
-				_, err := repo.Open(store, repotest.Cluster, repo.Options{}).CommitPending(ctx, id)
-				fired = count > n
-
-				r := repo.Open(inner, repotest.Cluster, repo.Options{})
-				list, listErr := r.Backups(ctx)
-				if listErr != nil || err == nil && len(list) != 1 {
-					t.Fatalf("operation %d: reported %v, listed %d, %v", n, err, len(list), listErr)
-				}
-				if _, err := r.CommitPending(ctx, id); err != nil {
-					t.Fatalf("operation %d: second try: %v", n, err)
-				}
-				got, err := readBack(ctx, r, id)
-				if err != nil {
-					t.Fatal(err)
-				}
-				sameTree(t, got, want)
-				repotest.Check(t, inner)
+func TestAPendingBackupThatIsDamagedIsNotCommitted(t *testing.T) {
+	id := repotest.ID(1)
+	for _, c := range []struct {
+		name string
+		harm func(t *testing.T, s storage.Store, r *repo.Repo)
+		want error
+	}{
+		{"a byte of the manifest is wrong", func(t *testing.T, s storage.Store, r *repo.Repo) {
+			key := r.Key(repo.Key{Kind: repo.KeyPending, ID: id})
+			b := object(t, s, key)
+			b[len(b)/2] ^= 1
+			if err := storage.PutBytes(t.Context(), s, key, b, storage.PutOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}, repo.ErrCorrupt},
+		{"the end of the manifest is missing", func(t *testing.T, s storage.Store, r *repo.Repo) {
+			key := r.Key(repo.Key{Kind: repo.KeyPending, ID: id})
+			b := object(t, s, key)
+			if err := storage.PutBytes(t.Context(), s, key, b[:len(b)-1], storage.PutOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}, repo.ErrCorrupt},
+		{"a pack is gone", func(t *testing.T, s storage.Store, r *repo.Repo) {
+			if err := s.Delete(t.Context(), r.Key(repo.Key{Kind: repo.KeyPack, ID: id, Number: 1})); err != nil {
+				t.Fatal(err)
+			}
+		}, storage.ErrNotExist},
+		{"it was never there", func(t *testing.T, s storage.Store, r *repo.Repo) {
+			if err := r.RemovePending(t.Context(), id); err != nil {
+				t.Fatal(err)
+			}
+		}, storage.ErrNotExist},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := mem.New()
+			r := repo.Open(s, repotest.Cluster, repo.Options{})
+			suspended(t, r, id, sampleTree())
+			c.harm(t, s, r)
+			if _, err := r.CommitPending(t.Context(), id); !errors.Is(err, c.want) {
+				t.Errorf("got %v, want %v", err, c.want)
+			}
+			if list, err := r.Backups(t.Context()); err != nil || len(list) != 0 {
+				t.Errorf("listed: %v, %v", list, err)
 			}
 		})
+	}
+}
+
+func TestCommittingAPendingBackupSurvivesEachFailure(t *testing.T) {
+	broken := errors.New("the store is broken")
+	for failAt := 1; ; failAt++ {
+		reached := false
+		for _, apply := range []bool{false, true} {
+			s := mem.New()
+			suspended(t, repo.Open(s, repotest.Cluster, repo.Options{}), repotest.ID(1), sampleTree())
+			calls := 0
+			r := repo.Open(storagetest.Faulty(s, func(storagetest.Call) (bool, error) {
+				if calls++; calls == failAt {
+					reached = true
+					return apply, broken
+				}
+				return true, nil
+			}), repotest.Cluster, repo.Options{})
+			_, err := r.CommitPending(t.Context(), repotest.ID(1))
+			whole := repo.Open(s, repotest.Cluster, repo.Options{})
+			list, listErr := whole.Backups(t.Context())
+			if listErr != nil || err == nil && len(list) != 1 {
+				t.Errorf("request %d fails, applied: %v: got %v, listed %d (%v)", failAt, apply, err, len(list), listErr)
+			}
+			// Whatever happened, the next attempt ends it.
+			if _, err := whole.CommitPending(context.Background(), repotest.ID(1)); err != nil {
+				t.Errorf("request %d fails, applied: %v: the second attempt: %v", failAt, apply, err)
+			}
+			repotest.Check(t, s)
+		}
+		if !reached {
+			return
+		}
 	}
 }

@@ -160,7 +160,7 @@ func (t *run) walState(ctx context.Context, b *repo.Backup) (walState, error) {
 	s := walState{size: b.SegmentSize, last: b.SegmentSize.SegmentBefore(b.Stop.LSN)}
 	// The primary first: a history that it had then, and has archived, is seen.
 	s.primary, s.primaryErr = t.askPrimary(ctx)
-	c, err := covered(ctx, t.Repo, b)
+	c, err := covered(ctx, b, t.lines)
 	switch {
 	case ctx.Err() != nil:
 		return s, context.Cause(ctx)
@@ -199,7 +199,7 @@ func (t *run) localWAL(ctx context.Context) pg.LSN {
 // followed says what the archive knows of the primary's timeline: whether one
 // of its histories leads through b, and whether there are some and none does.
 func (t *run) followed(ctx context.Context, b *repo.Backup, primary pg.Timeline) (led, dead bool, err error) {
-	all, err := histories(ctx, t.Repo)
+	all, err := t.lines.all(ctx)
 	if err != nil {
 		return false, false, err
 	}

@@ -1,0 +1,174 @@
+package backup
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/backup/repo/repotest"
+	"github.com/pgtender/pgtender/internal/pg"
+)
+
+const testSegment = pg.SegmentSize(1 << 20)
+
+func TestWhatIsDoneAboutMissingWAL(t *testing.T) {
+	missing := pg.Segment{Timeline: 1, Number: 5}
+	inside, at := testSegment.Start(5)+100, testSegment.Start(6)
+	for _, c := range []struct {
+		name  string
+		state walState
+		step  walStep
+		why   string
+	}{
+		{"all of it is archived", walState{covered: true, primary: pg.Pos{Timeline: 1, LSN: at}}, walProved, "archived"},
+		{"all of it is archived and the primary does not answer", walState{covered: true, primaryErr: errors.New("refused")}, walProved, "archived"},
+		{"the primary is on a later timeline that has the backup", walState{covered: true, primary: pg.Pos{Timeline: 2, LSN: at}, moved: true, led: true}, walProved, "archived"},
+		{"the primary is on a later timeline of which nothing is known", walState{covered: true, primary: pg.Pos{Timeline: 2, LSN: at}, moved: true}, walWait, "timeline 2, whose history"},
+		{"the primary's timeline left before the stop", walState{covered: true, primary: pg.Pos{Timeline: 2, LSN: at}, moved: true, dead: true}, walDead, "left"},
+		{"the archive does not answer", walState{archErr: errors.New("no route"), late: true}, walWait, "no route"},
+		{"the primary still writes to the segment", walState{primary: pg.Pos{Timeline: 1, LSN: inside}}, walSwitch, "writes"},
+		{"the primary is at the segment's beginning", walState{primary: pg.Pos{Timeline: 1, LSN: testSegment.Start(5)}}, walWait, "archiver"},
+		{"the primary has ended the segment", walState{primary: pg.Pos{Timeline: 1, LSN: at}}, walWait, "archiver"},
+		{"the primary writes to the segment of another timeline", walState{primary: pg.Pos{Timeline: 2, LSN: inside}, moved: true, led: true}, walWait, "archiver"},
+		{"the primary does not answer", walState{primaryErr: errors.New("refused")}, walWait, "refused"},
+		{"the archiver is late", walState{primary: pg.Pos{Timeline: 1, LSN: at}, local: at, late: true}, walStore, "pg_wal"},
+		{"the archiver has its time", walState{primaryErr: errors.New("refused"), local: at}, walWait, "archiver"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.state.size, c.state.last, c.state.missing = testSegment, 5, missing
+			if step, why := c.state.next(); step != c.step || !strings.Contains(why, c.why) {
+				t.Errorf("step %d because %q, want %d", step, why, c.step)
+			}
+		})
+	}
+}
+
+// archived stores a segment that ends at the given position.
+func archived(t *testing.T, r *repo.Repo, h pg.History, n pg.SegmentNumber, flags repo.WALFlags, end pg.LSN) {
+	t.Helper()
+	header := repo.WALHeader{
+		Flags: flags, SystemID: r.Cluster().SystemID, Incarnation: repo.IncarnationOf(h), Segment: n, SegmentSize: testSegment, PageMagic: 0xD116, End: end,
+	}
+	d, err := r.EncodeWAL(header, nil, nil, bytes.NewReader(make([]byte, testSegment)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if err := r.PutWAL(t.Context(), r.WALKey(&header), d); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTheWALOfABackupIsProvedAlongItsHistory(t *testing.T) {
+	one := pg.FirstTimeline()
+	start, stop := testSegment.Start(4)+40, testSegment.Start(6)+500
+	later := pg.History{Timeline: 2, Forks: []pg.Fork{{Parent: 1, Switch: stop + 100, Reason: "promoted"}}}
+	earlier := pg.History{Timeline: 2, Forks: []pg.Fork{{Parent: 1, Switch: stop - 100, Reason: "promoted"}}}
+	b := repotest.Backup(repotest.ID(1))
+	b.SegmentSize, b.History = testSegment, nil
+	b.Start, b.Stop = pg.Pos{Timeline: 1, LSN: start}, pg.Pos{Timeline: 1, LSN: stop}
+
+	full := func(t *testing.T, r *repo.Repo, h pg.History, numbers ...pg.SegmentNumber) {
+		for _, n := range numbers {
+			archived(t, r, h, n, 0, testSegment.Start(n+1))
+		}
+	}
+	for _, c := range []struct {
+		name    string
+		fill    func(*testing.T, *repo.Repo)
+		covered bool
+		missing string
+		err     string
+	}{
+		{name: "an empty archive", fill: func(*testing.T, *repo.Repo) {}, missing: "000000010000000000000004"},
+		{name: "all segments", fill: func(t *testing.T, r *repo.Repo) { full(t, r, one, 4, 5, 6) }, covered: true},
+		{name: "a hole", fill: func(t *testing.T, r *repo.Repo) { full(t, r, one, 4, 6, 7) }, missing: "000000010000000000000005"},
+		{name: "the last one is a partial file", fill: func(t *testing.T, r *repo.Repo) {
+			full(t, r, one, 4, 5)
+			archived(t, r, one, 6, repo.WALPartial, stop)
+		}, missing: "000000010000000000000006"},
+		{name: "the last one ends by a switch before the stop", fill: func(t *testing.T, r *repo.Repo) {
+			full(t, r, one, 4, 5)
+			archived(t, r, one, 6, repo.WALSwitch, stop-8)
+		}, covered: true},
+		{name: "the last one ends before the stop", fill: func(t *testing.T, r *repo.Repo) {
+			full(t, r, one, 4, 5)
+			archived(t, r, one, 6, 0, stop-8)
+		}, err: "the backup needs it up to"},
+		{name: "a segment was stored although it is damaged", fill: func(t *testing.T, r *repo.Repo) {
+			full(t, r, one, 4, 6)
+			archived(t, r, one, 5, repo.WALChainBreak|repo.WALNoRecordStart, testSegment.Start(6))
+		}, err: "damaged"},
+		{name: "the cluster went on after the stop in the same segment", fill: func(t *testing.T, r *repo.Repo) {
+			full(t, r, one, 4, 5)
+			full(t, r, later, 6)
+			putHistory(t, r, later)
+		}, covered: true},
+		{name: "the cluster went on before the stop", fill: func(t *testing.T, r *repo.Repo) {
+			full(t, r, one, 4, 5)
+			full(t, r, earlier, 6)
+			putHistory(t, r, earlier)
+		}, missing: "000000010000000000000006"},
+		{name: "the new timeline's segment is still missing", fill: func(t *testing.T, r *repo.Repo) {
+			full(t, r, one, 4, 5)
+			putHistory(t, r, later)
+		}, missing: "000000020000000000000006"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r, _ := repotest.New(t)
+			c.fill(t, r)
+			cover, err := covered(t.Context(), &b, &lineages{repo: r})
+			if (err != nil) != (c.err != "") || err != nil && !strings.Contains(err.Error(), c.err) {
+				t.Fatalf("got %v, want %q", err, c.err)
+			}
+			if err == nil && cover.Reaches(stop) != c.covered {
+				t.Errorf("covered up to %s", cover.Until)
+			}
+			if c.missing != "" && cover.Missing.Name(testSegment) != c.missing {
+				t.Errorf("%s is missing, want %s", cover.Missing.Name(testSegment), c.missing)
+			}
+		})
+	}
+}
+
+func putHistory(t *testing.T, r *repo.Repo, h pg.History) {
+	t.Helper()
+	if _, err := r.PutHistory(t.Context(), h.Timeline, h.Encode()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAPrimaryOnALaterTimelineIsFollowedOrGivenUp(t *testing.T) {
+	stop := testSegment.Start(6) + 500
+	b := repotest.Backup(repotest.ID(1))
+	b.SegmentSize, b.History = testSegment, nil
+	b.Start, b.Stop = pg.Pos{Timeline: 1, LSN: testSegment.Start(4)}, pg.Pos{Timeline: 1, LSN: stop}
+	fork := func(at pg.LSN) pg.History {
+		return pg.History{Timeline: 2, Forks: []pg.Fork{{Parent: 1, Switch: at, Reason: "promoted"}}}
+	}
+	for _, c := range []struct {
+		name      string
+		archived  []pg.History
+		led, dead bool
+	}{
+		{name: "its history is not archived yet"},
+		{name: "it left after the stop", archived: []pg.History{fork(stop + 1)}, led: true},
+		{name: "it left at the stop", archived: []pg.History{fork(stop)}, led: true},
+		{name: "it left before the stop", archived: []pg.History{fork(stop - 1)}, dead: true},
+		{name: "there are two timelines of this number", archived: []pg.History{fork(stop - 1), fork(stop + 1)}, led: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r, _ := repotest.New(t)
+			for _, h := range c.archived {
+				putHistory(t, r, h)
+			}
+			o := run{lines: &lineages{repo: r}}
+			led, dead, err := o.followed(t.Context(), &b, 2)
+			if err != nil || led != c.led || dead != c.dead {
+				t.Errorf("led %v, dead %v, %v", led, dead, err)
+			}
+		})
+	}
+}
