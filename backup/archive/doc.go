@@ -22,7 +22,7 @@
 //	on a conflict: who leads, an alarm, beside or quarantine
 //
 // A get: whose history counts ([ResolveLineage]), whether it takes the segment
-// from that timeline ([Serves]), one listing from the segment on, which proves
+// from that timeline ([Serves]), one listing of the segment's name, which proves
 // absence or names the object, the object into a temporary file, its digest,
 // the rename.
 //

@@ -53,7 +53,11 @@ func (g *getter) findSegment(ctx context.Context, h pg.History, i repo.Incarnati
 		return nil, &AbsentError{g.opts.Name, fmt.Sprintf("the history of timeline %s takes this WAL from timeline %s", h.Timeline, SegmentTimeline(h, size, seg.Number))}
 	}
 	g.shown = g.shown || g.seen.shows(i, seg.Number)
-	l, err := locate(ctx, g.repo, i, size, seg.Number)
+	look := lookAhead
+	if g.opts.SeenFile == "" || g.seen.shows(i, seg.Number) && seg.Number < g.seen.last {
+		look = locate // what lies ahead is known, or nobody would remember it
+	}
+	l, err := look(ctx, g.repo, i, size, seg.Number)
 	if err != nil {
 		return nil, err
 	}

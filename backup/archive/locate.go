@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/pg"
@@ -21,11 +22,25 @@ const ahead = 256
 type listing struct {
 	object repo.WALObject   // the one that counts, if found
 	found  bool             // the segment asked for is archived
-	last   pg.SegmentNumber // up to which all segments are archived, if found
+	last   pg.SegmentNumber // up to which all segments were shown, if found
 }
 
-// locate finds the object that counts for a segment of one incarnation.
+// locate finds the object that counts for a segment of one incarnation, by a
+// listing of this segment alone.
 func locate(ctx context.Context, r *repo.Repo, i repo.Incarnation, size pg.SegmentSize, n pg.SegmentNumber) (listing, error) {
+	files, err := r.SegmentFiles(ctx, i, size, n)
+	if err != nil {
+		return listing{}, err
+	}
+	files = slices.DeleteFunc(files, func(o repo.WALObject) bool { return o.Key.WAL.Partial || o.Key.WAL.Backup })
+	l := listing{last: n}
+	l.object, l.found = authoritative(files)
+	return l, nil
+}
+
+// lookAhead is locate by a listing from the segment on, which also shows how
+// far the archive goes without a hole.
+func lookAhead(ctx context.Context, r *repo.Repo, i repo.Incarnation, size pg.SegmentSize, n pg.SegmentNumber) (listing, error) {
 	var same []repo.WALObject
 	l, past := listing{last: n}, false
 	for o, err := range r.Segments(ctx, i, size, n) {

@@ -3,6 +3,8 @@ package archive
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
 
@@ -10,8 +12,9 @@ import (
 	"github.com/pgtender/pgtender/internal/pg"
 )
 
-// segment archives a whole segment, or a .partial one. The repository is asked
-// while the file is read, checked and compressed.
+// segment archives a whole segment, or a .partial one. Where the file is likely
+// to be archived, the repository is asked while it is read, checked and
+// compressed, so that it need not be sent; elsewhere the put itself tells.
 func (p *pusher) segment(ctx context.Context, name repo.WALName) (PushResult, error) {
 	f, err := openSegment(p.opts.Path)
 	if err != nil {
@@ -29,7 +32,7 @@ func (p *pusher) segment(ctx context.Context, name repo.WALName) (PushResult, er
 	go func() { owned <- p.owner(ctx) }()
 	g.Go(func() error {
 		key, ok := f.key(p.repo, own, name)
-		if ok {
+		if ok && p.secondHand() {
 			there, _ = p.repo.ReadWALHeader(gctx, key) // otherwise the put will tell
 		}
 		return nil
@@ -53,6 +56,13 @@ func (p *pusher) segment(ctx context.Context, name repo.WALName) (PushResult, er
 	return p.put(ctx, d, there)
 }
 
+// secondHand reports whether the file is a standby's, whose upstream has most
+// likely archived it. A wrong answer costs a request or an upload, no more.
+func (p *pusher) secondHand() bool {
+	_, err := os.Stat(filepath.Join(filepath.Dir(p.opts.walDir()), "standby.signal"))
+	return err == nil
+}
+
 // encode checks and encodes the segment.
 func (p *pusher) encode(ctx context.Context, f *segmentFile, name repo.WALName, own pg.History) (*repo.WALData, error) {
 	j, err := p.judge(ctx, f, name, own)
@@ -74,9 +84,12 @@ func (p *pusher) put(ctx context.Context, d *repo.WALData, there repo.WALHeader)
 		result.Outcome = AlreadyArchived
 		return result, nil
 	}
-	err := p.repo.PutWAL(ctx, result.Key, d)
+	created, err := p.repo.CreateWAL(ctx, result.Key, d)
 	switch {
 	case err == nil:
+		if !created {
+			result.Outcome = AlreadyArchived
+		}
 		return result, nil
 	case errors.Is(err, repo.ErrConflict):
 	case errors.Is(err, repo.ErrCorrupt):

@@ -147,23 +147,31 @@ func (e *WALConflictError) Is(target error) bool { return target == ErrConflict 
 // WALConflictKey, WALQuarantineKey) unless that is taken. A key taken by an
 // equal segment is success, by another a [WALConflictError].
 func (r *Repo) PutWAL(ctx context.Context, key string, d *WALData) error {
+	_, err := r.CreateWAL(ctx, key, d)
+	return err
+}
+
+// CreateWAL is PutWAL that also reports whether it created the object, in
+// which case nothing was read. False with no error: an equal segment is there,
+// which may be this one, put by an attempt whose answer was lost.
+func (r *Repo) CreateWAL(ctx context.Context, key string, d *WALData) (created bool, err error) {
 	k, err := ParseKey(key)
 	if err == nil {
 		err = checkWALKey(&d.Header, k)
 	}
 	if err != nil {
-		return fmt.Errorf("put %s: %w", key, asUsage(err))
+		return false, fmt.Errorf("put %s: %w", key, asUsage(err))
 	}
 	err = r.store.Put(ctx, key, d, d.Size(), storage.PutOptions{IfAbsent: true})
 	if !errors.Is(err, storage.ErrExists) {
-		return wrapPut(key, err)
+		return err == nil, wrapPut(key, err)
 	}
 	existing, err := r.ReadWALHeader(ctx, key)
 	if err != nil {
-		return fmt.Errorf("compare with what is stored: %w", err)
+		return false, fmt.Errorf("compare with what is stored: %w", err)
 	}
 	if !existing.Equal(&d.Header) {
-		return &WALConflictError{Key: key, Existing: existing}
+		return false, &WALConflictError{Key: key, Existing: existing}
 	}
-	return nil
+	return false, nil
 }
