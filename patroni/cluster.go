@@ -69,7 +69,8 @@ func (c Cluster) LeaderMember() (Member, bool) {
 }
 
 // LeaderTimeline gives the timeline the leader reports, 0 if it is unknown: no
-// leader, or one that is just starting or being promoted.
+// leader, or one that is just starting. One that is being promoted may still
+// report the timeline it comes from.
 func (c Cluster) LeaderTimeline() pg.Timeline {
 	m, _ := c.LeaderMember()
 	return m.Timeline

@@ -81,11 +81,19 @@ func (t Timelines) History() (pg.History, error) {
 // LeaderHistory gives the history of the timeline the leader is on, which is
 // the one to judge positions by. It is an error if the DCS does not hold
 // exactly that one; the archive's .history file is the other source.
+//
+// A member that has just won the leader key still names the timeline on which it
+// was a replica, and the history key still agrees with it (ha.py:Ha.touch_member
+// and update_cluster_history run a loop later). That timeline ends somewhere the
+// DCS does not know yet, so only a member that says it leads is believed.
 func (c Cluster) LeaderHistory() (pg.History, error) {
-	tli := c.LeaderTimeline()
+	leader, _ := c.LeaderMember()
+	tli := leader.Timeline
 	switch {
 	case tli.IsZero():
 		return pg.History{}, fmt.Errorf("%w: the leader's timeline is unknown", ErrHistoryStale)
+	case leader.Role != RolePrimary && leader.Role != RoleStandbyLeader:
+		return pg.History{}, fmt.Errorf("%w: %s holds the leader key, but says that its role is %s", ErrHistoryStale, leader.Name, leader.Role)
 	case tli == 1:
 		return pg.FirstTimeline(), nil
 	case !c.Timeline.Known:
