@@ -45,8 +45,17 @@ func FinishPending(ctx context.Context, r *repo.Repo, log *slog.Logger) ([]repo.
 	return done, nil
 }
 
-// finish commits one pending backup, if its WAL is there.
+// finish commits one pending backup, if its WAL is there and the cluster is not
+// known to have gone on from an earlier point. Nobody is asked who the primary
+// is: the run that made the backup has done so.
 func finish(ctx context.Context, b *repo.Backup, l *lineages) error {
+	lines, err := l.all(ctx)
+	if err != nil {
+		return err
+	}
+	if abandoned(b, lines) {
+		return fmt.Errorf("it stopped at %s: %w", b.Stop, ErrDeadBranch)
+	}
 	c, err := covered(ctx, b, l)
 	if err != nil {
 		return err
@@ -98,6 +107,24 @@ func covered(ctx context.Context, b *repo.Backup, l *lineages) (archive.Cover, e
 func liesOn(b *repo.Backup, h pg.History) bool {
 	own, ok := archive.Ancestor(h, b.Stop.Timeline)
 	return ok && own.Equal(b.StopHistory()) && h.Contains(b.Stop) && h.Contains(b.Start)
+}
+
+// abandoned reports whether archived histories say that b's timeline was left
+// before b's stop, and none that it was left later. The WAL up to the stop may be
+// archived all the same, by the leader that was left behind.
+func abandoned(b *repo.Backup, lines []pg.History) bool {
+	left := false
+	for _, h := range lines {
+		own, ok := archive.Ancestor(h, b.Stop.Timeline)
+		switch {
+		case h.Timeline == b.Stop.Timeline || !ok || !own.Equal(b.StopHistory()):
+		case liesOn(b, h):
+			return false
+		default:
+			left = true
+		}
+	}
+	return left
 }
 
 // lineages are the archived histories. It keeps those it has read, for they

@@ -172,3 +172,58 @@ func TestAPrimaryOnALaterTimelineIsFollowedOrGivenUp(t *testing.T) {
 		})
 	}
 }
+
+func TestAPendingBackupOfADeadBranchStaysPending(t *testing.T) {
+	const stop = 0x200000 + 500
+	fork := func(n pg.Timeline, at pg.LSN) pg.History {
+		return pg.History{Timeline: n, Forks: []pg.Fork{{Parent: 1, Switch: at, Reason: "promoted"}}}
+	}
+	for _, c := range []struct {
+		name   string
+		lines  []pg.History
+		commit bool
+	}{
+		{name: "no later timeline is known", commit: true},
+		{name: "the cluster went on after the stop", lines: []pg.History{fork(2, stop+1)}, commit: true},
+		{name: "the cluster went on before the stop", lines: []pg.History{fork(2, stop-1)}},
+		{name: "one timeline left before the stop, another after it", lines: []pg.History{fork(2, stop-1), fork(3, stop+1)}, commit: true},
+		{name: "a timeline of another branch left before the stop", lines: []pg.History{
+			{Timeline: 5, Forks: []pg.Fork{{Parent: 2, Switch: stop - 1, Reason: "promoted"}}},
+		}, commit: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r, _ := repotest.New(t)
+			// The leader that was left behind has archived all its WAL.
+			for n := pg.SegmentNumber(1); n <= 3; n++ {
+				archived(t, r, pg.FirstTimeline(), n, 0, testSegment.Start(n+1))
+			}
+			for _, h := range c.lines {
+				putHistory(t, r, h)
+			}
+			b := repotest.Backup(repotest.ID(1))
+			b.SegmentSize, b.History, b.Tablespaces = testSegment, nil, nil
+			b.Start, b.Stop = pg.Pos{Timeline: 1, LSN: testSegment.Start(1) + 40}, pg.Pos{Timeline: 1, LSN: stop}
+			suspended(t, r, b)
+			done, err := FinishPending(t.Context(), r, nil)
+			if err != nil || (len(done) == 1) != c.commit {
+				t.Errorf("committed %v, %v", done, err)
+			}
+		})
+	}
+}
+
+// suspended stores a pending backup of one empty directory.
+func suspended(t *testing.T, r *repo.Repo, b repo.Backup) {
+	t.Helper()
+	w, err := r.Create(t.Context(), b.ID, repo.WriteOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	entries := func(yield func(repo.Entry, error) bool) {
+		yield(repo.Entry{Path: "base", Dir: true, Mode: 0o700, Modified: b.Started}, nil)
+	}
+	if _, err := w.Suspend(t.Context(), repo.Contents{Backup: b, Entries: entries}); err != nil {
+		t.Fatal(err)
+	}
+}
