@@ -90,9 +90,8 @@ func TestABackupOfEachMajorRestores(t *testing.T) {
 	pgtest.EachMajor(t, func(t *testing.T, major int) {
 		l := newLab(t, pgtest.Options{Major: major, Checksums: true})
 		l.primary.EnableAMCheck(t)
-		l.primary.PgbenchInit(t, 2)
-		w := l.primary.Workload(2)
-		w.Run(t, 15)
+		l.primary.PgbenchInit(t, 1)
+		l.primary.Workload(2).Run(t, 6)
 		s := l.standby(t)
 
 		ctx, stop := context.WithCancel(t.Context())
@@ -120,7 +119,7 @@ func TestABackupOfEachMajorRestores(t *testing.T) {
 func TestABackupOfAnIdleStandbyEqualsItsSource(t *testing.T) {
 	l := newLab(t, pgtest.Options{})
 	l.primary.PgbenchInit(t, 1)
-	l.primary.Workload(3).Run(t, 15)
+	l.primary.Workload(3).Run(t, 8)
 	s := l.standby(t)
 	want := s.Dump(t)
 	b := take(t, l.options(t, s)).Backup // the primary is asked to end its segment
