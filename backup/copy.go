@@ -98,7 +98,9 @@ func (c *copier) split(files []*file) func(func(task) bool) {
 		var batch task
 		for _, f := range files {
 			switch size := f.entry.Size; {
-			case f.entry.Dir || size == 0:
+			case f.entry.Dir, size == 0 && f.relation():
+				// What a relation has by now is in the WAL. Any other file is
+				// looked at again: it may have been written anew at the scan.
 			case size < smallFile:
 				batch.small = append(batch.small, f)
 				if batch.n += size; batch.n >= batchSize {

@@ -215,7 +215,9 @@ func TestFilesThatChangeAfterTheScan(t *testing.T) {
 	s.write("base/5/14", short)                               // grows
 	s.write("base/5/15", append(slices.Clone(short), 1, 2))   // half a page has been added
 	s.write("base/5/16", long)                                // is emptied
+	s.write("base/5/17", nil)                                 // gets its first page
 	s.write("patroni.dynamic.json", []byte("{}"))             // grows
+	s.write("pg_hba.conf", nil)                               // is written anew at the scan
 	s.write("pg_xact/0000", noise(100))                       // grows out of a shared frame
 	s.write("pg_xact/0001", noise(2*repo.MaxFrame))           // is emptied
 	s.write("postgresql.conf", bytes.Repeat([]byte("#"), 99)) // shrinks
@@ -229,6 +231,8 @@ func TestFilesThatChangeAfterTheScan(t *testing.T) {
 		s.write("base/5/13", short[:testPage])
 		s.write("base/5/14", relation(30))
 		s.write("base/5/16", nil)
+		s.write("base/5/17", short)
+		s.write("pg_hba.conf", []byte("local all all trust\n"))
 		s.write("patroni.dynamic.json", []byte(`{"loop_wait": 10}`))
 		s.write("pg_xact/0000", noise(3*repo.MaxFrame))
 		s.write("pg_xact/0001", nil)
@@ -242,6 +246,8 @@ func TestFilesThatChangeAfterTheScan(t *testing.T) {
 		"base/5/14":            short, // the rest is in the WAL
 		"base/5/15":            short,
 		"base/5/16":            zeros(nil, len(long)),
+		"base/5/17":            {},
+		"pg_hba.conf":          []byte("local all all trust\n"),
 		"patroni.dynamic.json": []byte(`{"loop_wait": 10}`),
 		"pg_xact/0000":         noise(3 * repo.MaxFrame),
 		"pg_xact/0001":         {},

@@ -169,7 +169,9 @@ func (t *run) image(ctx context.Context, w *repo.Writer) (repo.Backup, error) {
 	// 6. pg_control last, and the end of backup mode.
 	t.phase(PhaseStop)
 	if err := img.stop(live, t, b); err != nil {
-		return repo.Backup{}, because(live, err)
+		// Not because of live: the stop itself ends it, and tells why it was
+		// lost before.
+		return repo.Backup{}, err
 	}
 	return img.suspend(ctx, t, w)
 }
