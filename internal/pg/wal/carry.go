@@ -30,6 +30,9 @@ type Head struct {
 	Overwritten bool
 }
 
+// goesOn reports whether the record fills the segment and goes on in the next.
+func (h *Head) goesOn() bool { return h != nil && !h.Overwritten && h.Length < h.Remaining }
+
 // Unfinished is the part of a record in the segment in which it starts.
 type Unfinished struct {
 	Major  int

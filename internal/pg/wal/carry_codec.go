@@ -35,23 +35,31 @@ func (c Carry) Encode() []byte {
 		flags |= carryTail
 	}
 	b := []byte{carryVersion, flags}
-	if h := c.Head; h != nil {
-		b = binary.AppendUvarint(b, uint64(h.Remaining))
-		b = binary.AppendUvarint(b, uint64(h.Length))
-		b = le.AppendUint32(b, h.CRC)
-		b = binary.AppendUvarint(b, uint64(len(h.Bytes)))
-		b = append(b, h.Bytes...)
+	if c.Head != nil {
+		b = c.Head.append(b)
 	}
-	if t := c.Tail; t != nil {
-		b = binary.AppendUvarint(b, uint64(t.Major))
-		b = binary.AppendUvarint(b, uint64(t.Start))
-		b = binary.AppendUvarint(b, uint64(t.Total))
-		b = binary.AppendUvarint(b, uint64(t.Length))
-		b = le.AppendUint32(b, t.CRC)
-		b = binary.AppendUvarint(b, uint64(len(t.Bytes)))
-		b = append(b, t.Bytes...)
+	if c.Tail != nil {
+		b = c.Tail.append(b)
 	}
 	return b
+}
+
+func (h *Head) append(b []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(h.Remaining))
+	b = binary.AppendUvarint(b, uint64(h.Length))
+	b = le.AppendUint32(b, h.CRC)
+	b = binary.AppendUvarint(b, uint64(len(h.Bytes)))
+	return append(b, h.Bytes...)
+}
+
+func (t *Unfinished) append(b []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(t.Major))
+	b = binary.AppendUvarint(b, uint64(t.Start))
+	b = binary.AppendUvarint(b, uint64(t.Total))
+	b = binary.AppendUvarint(b, uint64(t.Length))
+	b = le.AppendUint32(b, t.CRC)
+	b = binary.AppendUvarint(b, uint64(len(t.Bytes)))
+	return append(b, t.Bytes...)
 }
 
 // DecodeCarry is the inverse of [Carry.Encode]. What it accepts encodes to the

@@ -21,6 +21,8 @@ type Chain struct {
 	blind    bool        // a record that starts before the chain is not over yet
 	started  pg.LSN      // start of the last record that is not given up, 0: unknown
 	complete pg.LSN      // start of the last complete record, 0: unknown
+	before   []*Head     // what the first segments hold of a record that starts before them
+	began    bool        // that record is over, or there was none
 }
 
 // Joint is what a segment brought to an end.
@@ -36,6 +38,14 @@ type Joint struct {
 // Open reports whether the last segment's last record is not complete yet, so
 // that its changes are in no map.
 func (c *Chain) Open() bool { return c.open != nil }
+
+// OpenAt gives the start of the record that is not complete yet, if [Chain.Open].
+func (c *Chain) OpenAt() (pg.LSN, bool) {
+	if c.open == nil {
+		return 0, false
+	}
+	return c.open.Start, true
+}
 
 // Add takes the next segment. Where it does not continue the one before, the
 // error is an [ErrBroken] that says why, and the chain is of no further use; the
@@ -65,6 +75,12 @@ func (c *Chain) Add(info Info, carry Carry) (Joint, error) {
 		c.open, c.heads = carry.Tail, nil
 	}
 	c.last, c.any = info, true
+	if !c.began {
+		if carry.Head != nil {
+			c.before = append(c.before, carry.Head)
+		}
+		c.began = !carry.Head.goesOn()
+	}
 	return joint, nil
 }
 
@@ -100,7 +116,7 @@ func (c *Chain) join(info *Info, head *Head) (Joint, error) {
 		if head != nil && !expected {
 			return Joint{}, c.broken(info, "it continues a record, but the segment before leaves none unfinished")
 		}
-		c.blind = head != nil && !head.Overwritten && head.Length < head.Remaining
+		c.blind = head.goesOn()
 		return Joint{}, nil
 	}
 	if head == nil {
@@ -112,7 +128,7 @@ func (c *Chain) join(info *Info, head *Head) (Joint, error) {
 		return Joint{Overwritten: open.Start}, nil
 	}
 	c.heads = append(c.heads, head)
-	if head.Length < head.Remaining {
+	if head.goesOn() {
 		return Joint{}, nil
 	}
 	done, err := Complete(open, c.heads...)

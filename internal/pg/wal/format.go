@@ -39,6 +39,13 @@ const (
 // magics are the values of XLOG_PAGE_MAGIC (access/xlog_internal.h).
 var magics = map[uint16]int{0xD106: 13, 0xD10D: 14, 0xD110: 15, 0xD113: 16, 0xD116: 17, 0xD118: 18}
 
+// MajorOf gives the PostgreSQL major whose WAL pages have a magic number, and
+// whether there is one.
+func MajorOf(magic uint16) (major int, ok bool) {
+	major, ok = magics[magic]
+	return major, ok
+}
+
 var le = binary.LittleEndian
 
 type pageHeader struct {
