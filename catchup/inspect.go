@@ -21,7 +21,10 @@ import (
 // inspect looks at the target directory. It changes nothing.
 func inspect(ctx context.Context, path string) (DirFacts, error) {
 	d := DirFacts{Path: path, State: DirEmpty}
-	var err error
+	info, err := os.Stat(path)
+	if err == nil && !info.IsDir() {
+		return d, refuse(true, "name an empty directory", "%s is not a directory", path)
+	}
 	if d.Running, d.PID, err = pg.Running(path); err != nil {
 		return d, fmt.Errorf("inspect data directory: %w", err)
 	}
@@ -39,7 +42,7 @@ func inspect(ctx context.Context, path string) (DirFacts, error) {
 		return d, d.unfinished(ctx, s)
 	case errors.Is(err, errState):
 		return d, finding.WithHint(err, "another release may know it; else remove the directory if nobody needs it")
-	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR):
+	case !errors.Is(err, fs.ErrNotExist):
 		return d, err
 	}
 	if len(names) == 0 || !slices.Contains(names, "PG_VERSION") {
@@ -48,15 +51,12 @@ func inspect(ctx context.Context, path string) (DirFacts, error) {
 	return d, d.data(ctx)
 }
 
-// used lists what makes a directory a used one; a missing directory is not. Of
-// something that is no directory it gives the name.
+// used lists what makes a directory a used one, nothing if it is missing.
 func used(path string) ([]string, error) {
 	entries, err := os.ReadDir(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
-	case errors.Is(err, syscall.ENOTDIR):
-		return []string{filepath.Base(path)}, nil
 	case err != nil:
 		return nil, err
 	}

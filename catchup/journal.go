@@ -80,7 +80,7 @@ const (
 	syncers    = 8 // files synced at a time: the file system commits them together
 	batchFiles = 1024
 	batchBytes = 256 << 20
-	batchAge   = 2 * time.Second
+	batchAge   = 500 * time.Millisecond
 )
 
 // openJournal opens the run's journal, and reads it if an earlier process of

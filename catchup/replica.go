@@ -86,14 +86,16 @@ func damaged(err error) bool {
 func persist(ctx context.Context, log *slog.Logger, attempt func(context.Context) (Facts, Result, error)) error {
 	since := time.Now()
 	var first *Facts
+	var last error
 	for {
 		f, r, err := attempt(ctx)
 		if err == nil {
 			return nil
 		}
 		if ctx.Err() != nil {
-			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+			return ended(ctx, last)
 		}
+		last = err
 		if first == nil {
 			first = &f
 		}
@@ -107,10 +109,19 @@ func persist(ctx context.Context, log *slog.Logger, attempt func(context.Context
 		log.WarnContext(ctx, "replica could not be made, trying again", "error", err, "after", d.After, "because", d.Reason)
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+			return ended(ctx, last)
 		case <-time.After(d.After):
 		}
 	}
+}
+
+// ended is the error of attempts that were ended from outside; why the last one
+// had failed is what the reader of the log wants to know.
+func ended(ctx context.Context, last error) error {
+	if last == nil {
+		return storage.ContextError(ctx)
+	}
+	return fmt.Errorf("%w; the last attempt had failed: %w", storage.ContextError(ctx), last)
 }
 
 // Retry is the decision what to do after a failed attempt.

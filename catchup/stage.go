@@ -53,7 +53,9 @@ func (r *runner) fetch(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ctx = j.start(ctx)
-	err = r.manifest.Fetch(ctx, r.manifest.Locate(ctx, r.wants(ctx, j, w)), repo.FetchOptions{Workers: r.opts.Workers}, w.write)
+	err = w.run(ctx, func(ctx context.Context) error {
+		return r.manifest.Fetch(ctx, r.manifest.Locate(ctx, r.wants(ctx, j, w)), repo.FetchOptions{Workers: r.opts.Workers}, w.write)
+	})
 	if err != nil {
 		cancel()
 	}

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"unsafe"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/pgtender/pgtender/backup/repo"
 )
 
@@ -26,13 +28,17 @@ const (
 
 // writer puts what a fetch hands over, frames of files in no order, into the
 // files. Neighbouring frames are gathered in chunks, so that the disk gets few
-// large writes. Safe for concurrent use.
+// large writes, and goroutines of its own wait for the disk, so that those that
+// decode need not. Safe for concurrent use.
 //
-// Memory: at most limit chunks, and one more per goroutine.
+// Memory: at most limit chunks being gathered, one more per goroutine of the
+// fetch, and two per flusher.
 type writer struct {
 	tree      *tree
 	blockSize int
 	limit     int
+	flushers  int                 // chunks written at the same time
+	full      chan *chunk         // detached, to be written
 	done      func(*output) error // called once for each file that is whole
 	wrote     func(int)           // counts bytes, for progress
 	buffered  atomic.Bool         // the file system does not take direct writes
@@ -73,9 +79,44 @@ var chunkBuffers = sync.Pool{New: func() any {
 }}
 
 func newWriter(t *tree, blockSize, workers int) *writer {
-	w := &writer{tree: t, blockSize: blockSize, limit: 16 + 8*workers, outputs: map[int64]*output{}}
+	w := &writer{tree: t, blockSize: blockSize, limit: 16 + 8*workers, flushers: 2 * workers, outputs: map[int64]*output{}}
+	w.full = make(chan *chunk, w.flushers)
 	w.buffered.Store(directFlag == 0 || blockSize%alignment != 0)
 	return w
+}
+
+// run calls fetch, which is to hand everything over by write, and returns when
+// all of that is written. The first error ends both. Call it once.
+func (w *writer) run(ctx context.Context, fetch func(context.Context) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for range w.flushers {
+		g.Go(func() error {
+			for c := range w.full {
+				if ctx.Err() != nil {
+					return context.Cause(ctx)
+				}
+				if err := w.flush(c); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	g.Go(func() error {
+		defer close(w.full)
+		return fetch(ctx)
+	})
+	return g.Wait()
+}
+
+// hand passes a detached chunk on to be written.
+func (w *writer) hand(ctx context.Context, c *chunk) error {
+	select {
+	case w.full <- c:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // add makes the file of an entry, which has content, and awaits it.
@@ -99,7 +140,7 @@ func (w *writer) add(e repo.Entry) error {
 }
 
 // write is what a fetch calls.
-func (w *writer) write(_ context.Context, r repo.Read, raw []byte) error {
+func (w *writer) write(ctx context.Context, r repo.Read, raw []byte) error {
 	w.mu.Lock()
 	o := w.outputs[r.Tag]
 	w.mu.Unlock()
@@ -110,8 +151,8 @@ func (w *writer) write(_ context.Context, r repo.Read, raw []byte) error {
 		return w.small(o, raw)
 	}
 	for first, b := range r.Runs(raw, w.blockSize) {
-		if err := w.pages(o, int64(first)*int64(w.blockSize), b); err != nil {
-			return fmt.Errorf("write %s: %w", o.entry.Path, err)
+		if err := w.pages(ctx, o, int64(first)*int64(w.blockSize), b); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -132,19 +173,19 @@ func (w *writer) small(o *output, content []byte) error {
 }
 
 // pages takes contiguous bytes of a file.
-func (w *writer) pages(o *output, off int64, b []byte) error {
+func (w *writer) pages(ctx context.Context, o *output, off int64, b []byte) error {
 	for len(b) > 0 {
 		base := off - off%chunkSize
 		n := int(min(int64(len(b)), base+chunkSize-off))
 		c, evicted := w.take(o, base)
 		if evicted != nil {
-			if err := w.flush(evicted); err != nil {
+			if err := w.hand(ctx, evicted); err != nil {
 				return err
 			}
 		}
 		copy(c.buf[off-base:], b[:n]) // nobody else has these pages
 		for _, full := range w.give(c, int(off-base), n) {
-			if err := w.flush(full); err != nil {
+			if err := w.hand(ctx, full); err != nil {
 				return err
 			}
 		}
@@ -232,11 +273,11 @@ func (c *chunk) note(from, to int) {
 func (w *writer) flush(c *chunk) error {
 	err := w.put(c)
 	chunkBuffers.Put(&c.buf)
+	o := c.out
 	if err != nil {
-		return err
+		return fmt.Errorf("write %s: %w", o.entry.Path, err)
 	}
 	w.mu.Lock()
-	o := c.out
 	o.pending--
 	last := o.pending == 0 && o.arrived == o.entry.Size
 	w.mu.Unlock()
