@@ -21,18 +21,38 @@ func (t *tour) labOptions() lab.Options {
 	return lab.Options{
 		Dir: t.dir, Scope: scope, Patroni: "4.1", DCS: "etcd", Nodes: 3, Synchronous: "on",
 		Configure: func(c *lab.NodeConfig) {
-			tool := t.tool + " -c " + filepath.Join(c.Node.Dir, "pgtender.yml")
-			c.ArchiveCommand = tool + " archive-push %p"
-			c.RestoreCommand = tool + " archive-get %f %p"
-			c.CreateReplica = []lab.Method{
-				{Name: "pgtender", Options: map[string]any{"command": tool + " create-replica", "keep_data": true}},
-				{Name: "basebackup"},
-			}
+			c.ArchiveCommand = t.hook(c.Node, "archive-push %p")
+			c.RestoreCommand = t.hook(c.Node, "archive-get %f %p")
 			// The demo counts which files are read while the backup runs: with
 			// autovacuum, PostgreSQL would read some on its own account.
 			c.Parameters = map[string]any{"autovacuum": "off"}
 		},
 	}
+}
+
+// hook is a command of pgtender as Patroni and PostgreSQL are to call it.
+func (t *tour) hook(n *lab.Node, command string) string {
+	return t.tool + " -c " + filepath.Join(n.Dir, "pgtender.yml") + " " + command
+}
+
+// makeReplicas has Patroni make replicas with pgtender from now on. A user does
+// so after the first backup, too: before, there is nothing to make one from.
+func (t *tour) makeReplicas(ctx context.Context) error {
+	for _, n := range t.cluster.Nodes {
+		err := n.WriteConfig(func(c *lab.NodeConfig) {
+			c.CreateReplica = []lab.Method{
+				{Name: "pgtender", Options: map[string]any{"command": t.hook(n, "create-replica"), "keep_data": true}},
+				{Name: "basebackup"},
+			}
+		})
+		if err != nil {
+			return err
+		}
+		if err := n.Reload(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // prepare fills the folder with the program, each node's two-line

@@ -19,15 +19,16 @@ func fingerprint(table string) string {
 var comparedTables = []string{"pgbench_accounts", "pgbench_branches", "pgbench_tellers", "pgbench_history", "orders"}
 
 func (t *tour) compare(ctx context.Context) error {
-	t.say("Rows are counted and hashed on every member, once all have replayed what %s has written. For instance:", t.leader.Name)
-	t.command("psql", "-c", fingerprint("orders"))
+	t.say("Rows are counted and hashed on every member, once all have replayed what %s has written; for instance by\n\"%s\".\n", t.leader.Name, fingerprint("orders"))
 	if err := t.awaitReplay(ctx); err != nil {
 		return err
 	}
-	var lines []string
 	var differing error
+	lines := []string{fmt.Sprintf("%-18s %8s", "table", "rows")}
+	for _, n := range t.members() {
+		lines[0] += fmt.Sprintf("  %-22s", "hash on "+n.Name)
+	}
 	for _, table := range comparedTables {
-		line := fmt.Sprintf("%-17s", table)
 		var first string
 		for i, n := range t.members() {
 			answer, err := n.SQL(ctx, fingerprint(table))
@@ -35,16 +36,18 @@ func (t *tour) compare(ctx context.Context) error {
 				return err
 			}
 			rows, hash, _ := strings.Cut(answer, "|")
-			line += fmt.Sprintf("  %s: %s rows, %s", n.Name, rows, hash)
 			if i == 0 {
 				first = answer
+				lines = append(lines, fmt.Sprintf("%-18s %8s", table, rows))
 			} else if answer != first {
 				differing = errors.Join(differing, fmt.Errorf("%s on %s is %s, on %s %s", table, t.leader.Name, first, n.Name, answer))
 			}
+			lines[len(lines)-1] += fmt.Sprintf("  %-22s", hash)
 		}
-		lines = append(lines, line)
 	}
-	t.output(strings.Join(lines, "\n"))
+	for _, line := range lines {
+		t.output(strings.TrimRight(line, " "))
+	}
 	if differing != nil {
 		return differing
 	}

@@ -23,7 +23,7 @@ have it. All of it runs as %s, on loopback ports, in %s.`, serversUser(), t.dir)
 	if err := t.showFile("pg1/pgtender.yml", ""); err != nil {
 		return err
 	}
-	t.say("\nand Patroni is told to archive, to restore and to make replicas with it:")
+	t.say("\nand Patroni is told to archive with it and to fetch WAL with it:")
 	if err := t.showFile("pg1/patroni.yml", "sbin/pgtender"); err != nil {
 		return err
 	}
@@ -34,7 +34,7 @@ have it. All of it runs as %s, on loopback ports, in %s.`, serversUser(), t.dir)
 	if t.leader, err = t.cluster.WaitLeader(ctx); err != nil {
 		return err
 	}
-	t.say("\nThe cluster is up after %s. (There was no backup yet, so Patroni made pg2 and pg3 with its second\nmethod, pg_basebackup.)", seconds(time.Since(began)))
+	t.say("\nThe cluster is up after %s. pg2 and pg3 were copied from pg1: so far there is no backup to make them from.", seconds(time.Since(began)))
 	return nil
 }
 
@@ -118,7 +118,11 @@ func (t *tour) backUp(ctx context.Context) error {
 	if len(onPrimary) > 0 || len(onSource) < len(source.files) {
 		return fmt.Errorf("the primary's files were read, or not all of the standby's; on the primary: %q, on the standby: %q", onPrimary, onSource)
 	}
-	return nil
+	if err := t.makeReplicas(ctx); err != nil {
+		return err
+	}
+	t.say("\nNow that there is a backup, every Patroni is told to make replicas from it:")
+	return t.showFile("pg1/patroni.yml", "create-replica")
 }
 
 func (t *tour) killLeader(ctx context.Context) (err error) {
@@ -181,7 +185,8 @@ what was written since.`, t.lost.Name, t.leader.Name)
 		return err
 	}
 	const done = "replica has been created using pgtender"
-	told := linesWith(string(content[log.Size():]), "create-replica", "restore", "replica has been created", "backup=")
+	told := linesWith(string(content[log.Size():]), "trying to bootstrap", "msg=plan", "msg=phase", "replica restored", "replica has been created",
+		"restored log file", "started streaming", "level=WARN", "level=ERROR")
 	t.output(strings.Join(told, "\n"))
 	if !strings.Contains(strings.Join(told, "\n"), done) {
 		return fmt.Errorf("Patroni does not say %q in %s", done, t.lost.LogFile)
@@ -195,8 +200,19 @@ what was written since.`, t.lost.Name, t.leader.Name)
 }
 
 func (t *tour) showRepository(ctx context.Context) error {
-	t.say("One backup, and the WAL of both timelines without a hole: everything needed to go back to any moment since.")
-	_, err := t.pgtender(ctx, t.leader, "info")
+	t.say("A segment of WAL is archived when it is full (16 MB), or ended by hand:")
+	if _, err := t.client(ctx, t.leader, "psql", "-c", "select pg_walfile_name(pg_switch_wal())"); err != nil {
+		return err
+	}
+	err := await(ctx, "WAL of the new timeline in the archive", func() bool {
+		answer, err := t.leader.SQL(ctx, "select last_archived_wal > '00000002' and last_archived_wal !~ 'history' from pg_stat_archiver")
+		return err == nil && answer == "t"
+	})
+	if err != nil {
+		return err
+	}
+	t.say("\nSo there is one backup, and the WAL of both timelines without a hole: everything needed to go back to any moment since.")
+	_, err = t.pgtender(ctx, t.leader, "info")
 	return err
 }
 
