@@ -248,7 +248,7 @@ func (img *image) describe(t *run) repo.Backup {
 		BlockSize: int(c.BlockSize), SegmentSize: c.SegmentSize, ChecksumVersion: c.DataChecksumVersion, WALLogHints: c.WALLogHints,
 		Start: img.start, Stop: img.end, Checkpoint: img.label.Checkpoint, Redo: img.label.Start, History: img.history.Forks,
 		SourceMember: t.Member, SourceRole: t.plan.Role, SourceHost: t.Host,
-		Started: t.started, Finished: time.Now(), ToolVersion: t.ToolVersion,
+		Started: t.started, Finished: ended(t.started, time.Since(t.started), time.Now()), ToolVersion: t.ToolVersion,
 		WALDirectory: img.dir.WALLocation,
 	}
 	if b.SourceRole == repo.RoleStandby {
@@ -260,4 +260,14 @@ func (img *image) describe(t *run) repo.Backup {
 	slices.SortFunc(b.Tablespaces, func(x, y repo.Tablespace) int { return cmp.Compare(x.OID, y.OID) })
 	b.DamagedPages, b.Damage = img.pages.accepted()
 	return b
+}
+
+// ended gives the time to write down as a backup's end. Where the clock was set
+// back since the start, the time that went by counts: a finished copy must not
+// be lost because its end lies before its beginning.
+func ended(started time.Time, elapsed time.Duration, now time.Time) time.Time {
+	if end := started.Add(elapsed); end.Round(0).After(now.Round(0)) { // by the wall clock
+		return end
+	}
+	return now
 }

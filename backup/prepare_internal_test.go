@@ -84,3 +84,21 @@ func TestAReadIsAFrameAtLeastAndABufferAtMost(t *testing.T) {
 		}
 	}
 }
+
+func TestABackupEndsAfterItsStartWhateverTheClockDoes(t *testing.T) {
+	started := time.Date(2026, 8, 1, 3, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		name      string
+		now, want time.Time
+	}{
+		{"the clock goes right", started.Add(30 * time.Minute), started.Add(30 * time.Minute)},
+		{"it was set back", started.Add(-time.Hour), started.Add(30 * time.Minute)},
+		{"it was set forward", started.Add(5 * time.Hour), started.Add(5 * time.Hour)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := ended(started, 30*time.Minute, c.now); !got.Equal(c.want) {
+				t.Errorf("ended at %s, want %s", got, c.want)
+			}
+		})
+	}
+}
