@@ -53,6 +53,9 @@ func (r *Repo) checkObject(ctx context.Context, k Key, o storage.Object) error {
 	case KeyHistory:
 		_, _, err := r.readHistory(ctx, k)
 		return err
+	case KeyWALIndex:
+		_, err := r.ReadWALIndex(ctx, k.Incarnation, k.Group)
+		return err
 	}
 	switch {
 	case k.WAL.Backup:

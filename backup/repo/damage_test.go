@@ -74,6 +74,7 @@ func specimens(t testing.TB) map[string]specimen {
 		h := walHeader()
 		return putWAL(ctx, r, h, r.WALKey, []byte("the block map"), bytes.Repeat([]byte("carry"), 20), bytes.Repeat([]byte("0123456789abcdef"), bs/16))
 	})
+	add("WAL index", func(r *repo.Repo) error { return r.PutWALIndex(ctx, walIndex(t, 254)) })
 	for name, marker := range map[string]repo.Marker{
 		"running marker": repo.Running{ID: repotest.ID(4), Member: "pg1", Host: "h", PID: 1, Started: at},
 		"reader marker":  repo.Reader{ID: repotest.ID(4), Host: "h", PID: 1, Started: at},
@@ -196,6 +197,8 @@ func TestAnObjectUnderAForeignKeyIsFound(t *testing.T) {
 			switch k.Kind {
 			case repo.KeyHistory:
 				other.Incarnation.Ancestry[0]++
+			case repo.KeyWALIndex:
+				other.Group++
 			case repo.KeyWAL:
 				other.WAL.Segment = strings.Replace(k.WAL.Segment, "5", "6", 1)
 			case repo.KeyOwner:
@@ -206,6 +209,10 @@ func TestAnObjectUnderAForeignKeyIsFound(t *testing.T) {
 				other.ID++
 			}
 			moved = append(moved, other)
+			if k.Kind == repo.KeyWALIndex {
+				other.Group, other.Incarnation.Ancestry[3] = k.Group, 1
+				moved = append(moved, other)
+			}
 			if k.Kind == repo.KeyWAL {
 				other.WAL, other.Group = k.WAL, 9
 				moved = append(moved, other)

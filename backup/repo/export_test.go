@@ -5,6 +5,8 @@ func FixHeader(b []byte) {
 	switch string(b[:8]) {
 	case walMagic:
 		le.PutUint32(b[252:], checksum(b[:252]))
+	case indexMagic:
+		le.PutUint32(b[156:], checksum(b[:156]))
 	case historyMagic:
 		le.PutUint32(b[60:], checksum2(b[:60], b[historyHead:]))
 	case docMagic:

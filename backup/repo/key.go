@@ -23,6 +23,7 @@ const (
 	KeyHistory    KeyKind = "history"
 	KeyWAL        KeyKind = "wal"
 	KeyQuarantine KeyKind = "quarantine"
+	KeyWALIndex   KeyKind = "walindex"
 )
 
 // Key is a parsed key. Which fields count depends on Kind.
@@ -32,8 +33,8 @@ type Key struct {
 	Number      uint32      // owner, running, reader: seq; pack: number
 	ID          BackupID    // manifest, pending, pack, running, reader, event
 	Event       string      // event: its kind
-	Incarnation Incarnation // history, wal, quarantine
-	Group       uint64      // wal: segment number / 256
+	Incarnation Incarnation // history, wal, quarantine, walindex
+	Group       uint64      // wal, walindex: segment number / 256
 	WAL         WALName     // wal, quarantine
 	Conflict    Digest      // wal: of a conflicting object; quarantine
 }
@@ -114,6 +115,8 @@ func (k Key) Name() string {
 		return "history/" + k.Incarnation.String()
 	case KeyWAL:
 		return fmt.Sprintf("wal/%s/%014X/%s%s", k.Incarnation, k.Group, k.WAL, conflict)
+	case KeyWALIndex:
+		return fmt.Sprintf("walindex/%s/%014X", k.Incarnation, k.Group)
 	case KeyQuarantine:
 		return fmt.Sprintf("quarantine/%s/%s%s", k.Incarnation, k.WAL, conflict)
 	}
@@ -143,7 +146,7 @@ func ParseKey(s string) (Key, error) {
 }
 
 func (k *Key) parseName(p []string) (err error) {
-	want := map[KeyKind]int{KeyOwner: 1, KeyManifest: 1, KeyPending: 1, KeyPack: 2, KeyRunning: 2, KeyReader: 2, KeyEvent: 1, KeyHistory: 1, KeyWAL: 3, KeyQuarantine: 2}
+	want := map[KeyKind]int{KeyOwner: 1, KeyManifest: 1, KeyPending: 1, KeyPack: 2, KeyRunning: 2, KeyReader: 2, KeyEvent: 1, KeyHistory: 1, KeyWAL: 3, KeyQuarantine: 2, KeyWALIndex: 2}
 	if n := want[k.Kind]; n == 0 || len(p) != n {
 		return fmt.Errorf("no key of kind %q has %d parts behind it", k.Kind, len(p))
 	}
@@ -169,6 +172,10 @@ func (k *Key) parseName(p []string) (err error) {
 	case KeyWAL:
 		if k.Group, err = strconv.ParseUint(p[1], 16, 56); err == nil {
 			err = k.parseWAL(p[0], p[2], false)
+		}
+	case KeyWALIndex:
+		if k.Incarnation, err = ParseIncarnation(p[0]); err == nil {
+			k.Group, err = strconv.ParseUint(p[1], 16, 56)
 		}
 	case KeyQuarantine:
 		err = k.parseWAL(p[0], p[1], true)

@@ -40,6 +40,8 @@ func parts(t testing.TB, b []byte) map[string][][]byte {
 		return map[string][][]byte{"document": {b}}
 	case historyMagic:
 		return map[string][][]byte{"history": {b}}
+	case indexMagic:
+		return map[string][][]byte{"walindex": {b}}
 	case walMagic:
 		return map[string][][]byte{"wal": {b}}
 	case manifestMagic:
