@@ -1,0 +1,210 @@
+package e2e_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pgtender/pgtender/e2e/lab"
+	"github.com/pgtender/pgtender/ha"
+	"github.com/pgtender/pgtender/internal/pgtest"
+	"github.com/pgtender/pgtender/patroni"
+)
+
+// The processes of pgtender are killed at random moments: no backup may be
+// listed that does not restore, and no directory may be left that starts wrong.
+func TestKill(t *testing.T) {
+	t.Parallel()
+	killRounds(t, 10)
+}
+
+// TestSoakKill is TestKill for as long as it takes to believe it. It runs with
+// PGTENDER_SOAK=1; PGTENDER_SEED repeats a run.
+func TestSoakKill(t *testing.T) {
+	if os.Getenv("PGTENDER_SOAK") == "" {
+		t.Skip("PGTENDER_SOAK is not set")
+	}
+	killRounds(t, 100)
+}
+
+func killRounds(t *testing.T, rounds int) {
+	seed := rand.Uint64()
+	if text := os.Getenv("PGTENDER_SEED"); text != "" {
+		var err error
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("PGTENDER_SEED=%d", seed)
+	s := startSite(t, siteOptions{Options: lab.Options{Nodes: 2}})
+	k := &killer{site: s, random: rand.New(rand.NewPCG(seed, 1)), restored: map[string]bool{}, lasts: map[string]time.Duration{}}
+	primary := server(s, s.Leader())
+	primary.EnableAMCheck(t)
+	primary.PgbenchInit(t, 4)
+	primary.Workload(seed).Run(t, 10)
+	s.useMethod(t, nil)
+	began := time.Now()
+	k.base = s.backup(t)
+	k.lasts["backup"] = time.Since(began)
+	k.restored[k.base.ID] = true // equalsAt below
+	k.want = mark(t, primary, "before the kills")
+	began = time.Now()
+	s.restore(t, "--target-name", k.want.name)
+	k.lasts["restore"] = time.Since(began)
+	k.lasts["create-replica"] = k.lasts["restore"]
+
+	kinds := []func(*killer, *testing.T){(*killer).killBackup, (*killer).killRestore, (*killer).killReplica, (*killer).killNode}
+	names := []string{"backup", "restore", "create-replica", "the node in create-replica"}
+	for i := range rounds {
+		which := i % len(kinds)
+		if !t.Run(fmt.Sprintf("%d %s", i, names[which]), func(t *testing.T) { kinds[which](k, t) }) {
+			return
+		}
+	}
+	last := s.backup(t)
+	k.restores(t, last)
+	equalsAt(t, s, k.base, k.want)
+}
+
+type killer struct {
+	*site
+	random   *rand.Rand
+	base     infoBackup
+	want     moment
+	restored map[string]bool          // backups that have been tried
+	lasts    map[string]time.Duration // how long a command takes if it is let live
+}
+
+// moment is somewhere in a command's life, or just after it.
+func (k *killer) moment(command string) time.Duration {
+	return time.Duration(k.random.Int64N(int64(k.lasts[command] * 11 / 10)))
+}
+
+// killBackup kills a backup of the source. What is listed then must restore.
+func (k *killer) killBackup(t *testing.T) {
+	source := k.WaitSyncStandby()
+	after := k.moment("backup")
+	run := k.start(t, source, "backup", "--workers", "2")
+	time.Sleep(after)
+	run.cmd.Process.Kill()
+	o := run.wait(t)
+	for _, b := range k.info(t, source).complete(t) {
+		if !k.restored[b.ID] {
+			k.restores(t, b)
+		}
+	}
+	t.Logf("after %v of %v: status %d", after, k.lasts["backup"], o.code)
+	// The dead one's lease keeps others out until it lapses. That is waited
+	// for elsewhere.
+	key := ha.BackupKey(patroni.Prefix("service", k.Scope))
+	if err := k.DCS.Delete(t.Context(), key); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (k *killer) restores(t *testing.T, b infoBackup) {
+	t.Helper()
+	k.restored[b.ID] = true
+	c := k.restore(t, "--backup", b.ID, "--target-immediate", "--target-action", "promote")
+	c.Start(t)
+	c.WaitFor(t, "SELECT pg_is_in_recovery()::text", "false")
+	c.AMCheck(t)
+	c.Checksums(t)
+	agree(t, c)
+	c.Stop(t, pgtest.Immediate)
+}
+
+// killRestore kills a restore up to three times, looks at what it left, and lets
+// the last one end.
+func (k *killer) killRestore(t *testing.T) {
+	dir := filepath.Join(pgtest.Dir(t), "data")
+	args := []string{"-c", k.host(t), "restore", "--target-dir", dir, "--backup", k.base.ID, "--target-name", k.want.name, "--target-action", "promote"}
+	done := false
+	for range 1 + k.random.IntN(3) {
+		after := k.moment("restore")
+		run := k.start(t, nil, args...)
+		time.Sleep(after)
+		run.cmd.Process.Kill()
+		o := run.wait(t)
+		t.Logf("after %v of %v: status %d", after, k.lasts["restore"], o.code)
+		if done = o.code == 0; done || exists(filepath.Join(dir, "global", "pg_control")) {
+			break // whole, or so it says
+		}
+		mustNotStart(t, k.site, dir)
+	}
+	if !done {
+		k.must(t, nil, args...) // resumes, or finds all done
+	}
+	c := k.adopt(t, dir)
+	c.Start(t)
+	c.WaitFor(t, "SELECT pg_is_in_recovery()::text", "false")
+	if got := c.Dump(t); got != k.want.content {
+		t.Errorf("the restored content differs:\n%s", firstDifference(k.want.content, got))
+	}
+	c.AMCheck(t)
+	c.Stop(t, pgtest.Immediate)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// killReplica kills the create-replica that Patroni runs. Patroni tries again.
+func (k *killer) killReplica(t *testing.T) {
+	replica := k.wipedReplica(t)
+	time.Sleep(k.moment("create-replica"))
+	if pid := creating(replica); pid != 0 {
+		syscall.Kill(pid, syscall.SIGKILL)
+	}
+	k.joined(t, replica)
+}
+
+// killNode kills the whole node while it is being made.
+func (k *killer) killNode(t *testing.T) {
+	replica := k.wipedReplica(t)
+	time.Sleep(k.moment("create-replica"))
+	replica.Kill()
+	if !exists(filepath.Join(replica.DataDir, "global", "pg_control")) {
+		mustNotStart(t, k.site, replica.DataDir)
+	}
+	k.StartNode(replica)
+	k.joined(t, replica)
+}
+
+// wipedReplica starts a replica that has lost its data, and returns when
+// pgtender is at work there.
+func (k *killer) wipedReplica(t *testing.T) *lab.Node {
+	t.Helper()
+	replica := k.WaitSyncStandby()
+	replica.Kill()
+	k.Wipe(replica)
+	k.StartNode(replica)
+	waitFor(t, "pgtender create-replica to run", func() bool { return creating(replica) != 0 })
+	return replica
+}
+
+// creating gives the process id of the node's create-replica, 0 if there is none.
+func creating(n *lab.Node) int {
+	for _, pid := range n.Processes() {
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err == nil && strings.Contains(string(line), "\x00create-replica\x00") {
+			return pid
+		}
+	}
+	return 0
+}
+
+// joined waits until the replica streams, and compares it with the leader.
+func (k *killer) joined(t *testing.T, replica *lab.Node) {
+	t.Helper()
+	k.WaitStreaming(1)
+	sameContent(t, k.site, k.Leader(), replica)
+	k.WaitSyncStandby()
+}
