@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/internal/durable"
 	"github.com/pgtender/pgtender/internal/pg"
 )
 
@@ -29,7 +30,34 @@ func (r *runner) finish() error {
 	if err := r.settings(); err != nil {
 		return err
 	}
-	return r.control()
+	if err := r.control(); err != nil {
+		return err
+	}
+	return r.sweep()
+}
+
+// sweep removes the temporary files that a killed run left, where files are
+// written under one.
+func (r *runner) sweep() error {
+	wal := stagePath(r.dir(), "pg_wal")
+	dirs := []string{workPath(r.dir()), workPath(r.dir(), stageName), wal, filepath.Join(wal, "archive_status")}
+	for _, p := range r.plan.Places {
+		dirs = append(dirs, p.Path)
+	}
+	for _, dir := range dirs {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("look for temporary files: %w", err)
+		}
+		for _, e := range entries {
+			if durable.IsTemp(e.Name()) {
+				if err := r.files.Remove(filepath.Join(dir, e.Name())); err != nil {
+					return fmt.Errorf("remove temporary file: %w", err)
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // emptyDirs makes the directories without which a server does not start. A

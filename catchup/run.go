@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"syscall"
 	"time"
 
 	"github.com/pgtender/pgtender/backup/repo"
@@ -32,6 +33,8 @@ type RunOptions struct {
 	// that data is removed. nil, or an error: the file is kept in the
 	// directory .pgtender/wal.
 	Archive func(ctx context.Context, path string) error
+	// Buffered writes large files through the page cache instead of past it.
+	Buffered bool
 	// Progress is called some times a second, by one goroutine at a time.
 	Progress func(Progress)
 
@@ -73,6 +76,9 @@ func Run(ctx context.Context, p Plan, o RunOptions) (Result, error) {
 	}
 	r.result = Result{Backup: p.Backup.ID, Dir: p.Dir.Path, Rung: p.Choice}
 	err = r.run(ctx)
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		err = finding.WithHint(err, "make room for %s and run it again: what was fetched is kept", p.Dir.Path)
+	}
 	r.result.Duration = time.Since(r.meter.start)
 	return r.result, errors.Join(err, l.release(), r.tidy(err))
 }
@@ -130,7 +136,7 @@ func (r *runner) run(ctx context.Context) error {
 		// Nothing is wrong with the directory. The marker ends by its age.
 		r.log.WarnContext(ctx, "marker of this restore was not removed from the repository", "error", err)
 		return nil
-	case errors.Is(err, storage.ErrForbidden) && r.manifest == nil:
+	case (errors.Is(err, storage.ErrForbidden) || errors.Is(err, syscall.EROFS)) && r.manifest == nil:
 		r.log.WarnContext(ctx, "repository cannot be written to, so nothing keeps the backup from expiring while it is restored", "backup", r.plan.Backup.ID, "error", err)
 		return r.work(ctx)
 	}
@@ -268,7 +274,7 @@ func (r *runner) clean() error {
 	if err := os.RemoveAll(workPath(r.dir(), stageName)); err != nil {
 		return fmt.Errorf("remove work files: %w", err)
 	}
-	return nil
+	return r.sweep()
 }
 
 // tidy removes the work directory after a run, if nothing is in it that is

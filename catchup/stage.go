@@ -41,6 +41,9 @@ func (r *runner) fetch(ctx context.Context) error {
 		return err
 	}
 	w := newWriter(r.tree, r.plan.Backup.BlockSize, r.opts.Workers)
+	if r.opts.Buffered {
+		w.buffered.Store(true)
+	}
 	var wrote atomic.Int64
 	w.wrote = func(n int) {
 		wrote.Add(int64(n))

@@ -73,10 +73,10 @@ func (r *runner) makeWAL() (string, error) {
 func (r *runner) segment(ctx context.Context, dest string) error {
 	b := &r.plan.Backup
 	if info, err := os.Stat(dest); err == nil && info.Size() == int64(b.SegmentSize) {
-		return nil // it had its name only when it was whole and synced
+		return r.archived(dest) // it had its name only when it was whole and synced
 	}
 	name := filepath.Base(dest)
-	fetched := filepath.Join(filepath.Dir(dest), "."+name+".fetched")
+	fetched := filepath.Join(filepath.Dir(dest), "."+name+".fetched.pgtender-tmp") // one that sweep knows
 	err := archive.Get(ctx, r.opts.Repo, archive.GetOptions{
 		Name: name, Dest: fetched, SegmentSize: b.SegmentSize, Log: r.log,
 		Lineage: func(context.Context) (pg.History, error) { return r.plan.Lineage.History, nil },
