@@ -188,7 +188,7 @@ func unusable(f Facts, c Candidate) string {
 		return fmt.Sprintf("its system identifier is %s, not %s", b.SystemID, f.Cluster.SystemID)
 	case f.Major != 0 && b.Major() != f.Major:
 		return fmt.Sprintf("it is of PostgreSQL %d, the programs here are of %d", b.Major(), f.Major)
-	case !h.Contains(b.Start) || !h.Contains(b.Stop):
+	case !liesOn(&b, h):
 		return fmt.Sprintf("it ends at %s, which is not on the history of timeline %s", b.Stop, h.Timeline)
 	}
 	if reason := beyondTarget(f, c); reason != "" {
@@ -201,6 +201,14 @@ func unusable(f Facts, c Candidate) string {
 		return fmt.Sprintf("the archive lacks %s, which it needs up to its end at %s", c.Cover.Missing.Name(b.SegmentSize), b.Stop.LSN)
 	}
 	return unreachable(f, c)
+}
+
+// liesOn reports whether h leads through the whole of b: it has b's own
+// ancestry, as equal timeline numbers are no proof, and had not left b's
+// timeline before b's stop.
+func liesOn(b *repo.Backup, h pg.History) bool {
+	own, ok := archive.Ancestor(h, b.Stop.Timeline)
+	return ok && own.Equal(b.StopHistory()) && h.Contains(b.Start) && h.Contains(b.Stop)
 }
 
 // beyondTarget says why a backup is too new for the target.
@@ -279,7 +287,13 @@ func admitDir(f Facts) error {
 	d := f.Dir
 	switch {
 	case d.Running:
-		return refuse(true, "stop it first", "%s is in use: a PostgreSQL server runs there (process %d)", d.Path, d.PID)
+		// Patroni calls for a replica right after an immediate stop, when
+		// backends may still be going; a refusal would cost the old data.
+		return refuse(f.Purpose != Replica, "stop it first", "%s is in use: a PostgreSQL server runs there (process %d)", d.Path, d.PID)
+	case f.Purpose == Replica && f.Leader == nil && (d.State == DirData || d.State == DirFinished):
+		// It may hold WAL that the leader which died had not archived.
+		return refuse(false, "wait until a leader is elected, or remove the directory if it is not needed",
+			"%s holds old data, and nobody leads the cluster: the old data may be the best copy there is", d.Path)
 	case d.State == DirForeign:
 		return refuse(true, "name an empty directory", "%s is neither empty nor a PostgreSQL data directory: it holds %s", d.Path, d.Example)
 	case d.State == DirData && f.Purpose != Replica:

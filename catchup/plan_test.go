@@ -39,6 +39,10 @@ func facts(change ...func(*catchup.Facts)) catchup.Facts {
 func candidate(n int, stop pg.Pos, until pg.SegmentNumber) catchup.Candidate {
 	b := repotest.Backup(repotest.ID(n))
 	b.Stop, b.Start = stop, pg.Pos{Timeline: stop.Timeline, LSN: stop.LSN - 50}
+	b.History = nil
+	if own, _ := archive.Ancestor(history, stop.Timeline); len(own.Forks) > 0 {
+		b.History = own.Forks
+	}
 	b.Bytes = 1 << 30
 	b.Finished = noon.Add(time.Duration(n) * time.Hour)
 	size := pg.SegmentSize(seg)
@@ -265,5 +269,39 @@ func TestAttemptsEndAsPatroniNeedsIt(t *testing.T) {
 				t.Errorf("waits %s", d.After)
 			}
 		})
+	}
+}
+
+func TestABackupOfAnotherTimelineOfTheSameNumberDoesNotServe(t *testing.T) {
+	f := facts(replica)
+	last := &f.Candidates[2]
+	last.Backup.History = []pg.Fork{{Parent: 1, Switch: 9 * seg}}
+	p, err := catchup.Decide(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.Backup.ID == last.ID {
+		t.Errorf("chose %s, whose timeline 2 left timeline 1 elsewhere", p.Backup.ID)
+	}
+}
+
+func TestOldDataIsKeptWhileNobodyLeads(t *testing.T) {
+	f := facts(replica, dir(catchup.DirFacts{State: catchup.DirData}))
+	f.Leader = nil
+	var refusal *catchup.RefusalError
+	if _, err := catchup.Decide(f); !errors.As(err, &refusal) || refusal.Permanent || !strings.Contains(err.Error(), "nobody leads") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestBackendsThatOutliveTheStopAreWaitedFor(t *testing.T) {
+	f := facts(replica, dir(catchup.DirFacts{State: catchup.DirData, Running: true, PID: 7}))
+	var refusal *catchup.RefusalError
+	if _, err := catchup.Decide(f); !errors.As(err, &refusal) || refusal.Permanent {
+		t.Errorf("a replica's: got %v", err)
+	}
+	f.Purpose = catchup.Restore
+	if _, err := catchup.Decide(f); !errors.As(err, &refusal) || !refusal.Permanent {
+		t.Errorf("a restore's: got %v", err)
 	}
 }
