@@ -52,6 +52,7 @@ Exit status:
 
 func (n *node) archiveGet(ctx context.Context, name, dest string, t pg.Timeline) error {
 	opts := archive.GetOptions{Name: name, Dest: dest, Log: n.log}
+	n.breaker = breakerFor(dest)
 	if dir := dataDirOf(dest); dir != "" {
 		n.DataDir, n.foreign = dir, false
 		opts.Standby = standbyMode(dir)
@@ -70,6 +71,7 @@ func (n *node) archiveGet(ctx context.Context, name, dest string, t pg.Timeline)
 		l, err := archive.ResolveLineage(ctx, r, archive.LineageOptions{Timeline: t, Leader: n.leaderHistory()})
 		return l.History, err
 	}
+	n.log.DebugContext(ctx, "asking the archive", "file", name, "standby", opts.Standby)
 	err = archive.Get(ctx, r, opts)
 	if absent := (*archive.AbsentError)(nil); errors.As(err, &absent) {
 		// A standby asks for the next segment every few seconds: no error.

@@ -40,6 +40,7 @@ func (n *node) archivePush(ctx context.Context, path string) error {
 	limit := time.Duration(n.Archive.PushTimeout)
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("archive.push_timeout of %s is over", limit))
 	defer cancel()
+	n.breaker = breakerFor(path)
 	if dir := dataDirOf(path); dir != "" {
 		if err := n.refuseCopy(dir); err != nil {
 			return err

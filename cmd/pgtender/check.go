@@ -46,7 +46,7 @@ JSON keys: ok, findings (severity, text, hint).`,
 			}
 			failed := finding.Worst(findings) >= finding.Error
 			if a.json {
-				err = a.printJSON(map[string]any{"ok": !failed, "findings": findings})
+				err = a.printJSON(checkResult{OK: !failed, Findings: findings})
 			} else {
 				printFindings(a.out, findings)
 				fmt.Fprintln(a.out, summary(findings))
@@ -57,6 +57,12 @@ JSON keys: ok, findings (severity, text, hint).`,
 			return err
 		},
 	}
+}
+
+// checkResult is the command's result; its keys are part of the interface.
+type checkResult struct {
+	OK       bool              `json:"ok"`
+	Findings []finding.Finding `json:"findings"`
 }
 
 func summary(findings []finding.Finding) string {

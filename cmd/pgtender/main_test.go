@@ -9,9 +9,11 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
 
 	"github.com/pgtender/pgtender/internal/pg"
 )
@@ -25,6 +27,23 @@ func TestMain(m *testing.M) {
 			os.Exit(process(func(context.Context, []string, []string, streams) int { panic("a fault of the program") }))
 		},
 	})
+}
+
+// Whoever types --help sees how it is used, and what the exit status means.
+func TestEveryCommandExplainsItself(t *testing.T) {
+	var visit func(*cobra.Command)
+	visit = func(cmd *cobra.Command) {
+		if cmd.Example == "" && cmd.HasParent() {
+			t.Errorf("%s has no example", cmd.CommandPath())
+		}
+		if !strings.Contains(cmd.Long, "Exit status:") {
+			t.Errorf("the help of %s does not say what its exit status means", cmd.CommandPath())
+		}
+		for _, sub := range cmd.Commands() {
+			visit(sub)
+		}
+	}
+	visit((&app{}).root())
 }
 
 func TestScripts(t *testing.T) {

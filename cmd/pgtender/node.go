@@ -28,6 +28,7 @@ type node struct {
 	// configured: what lies on this machine says nothing about it.
 	foreign    bool
 	configured string // Cluster without --cluster
+	breaker    breaker
 
 	patroniRead bool
 	patroniConf patroni.Config

@@ -22,14 +22,25 @@ func toolVersion() string {
 	return "(devel)"
 }
 
+// versionResult is the command's result; its keys are part of the interface.
+type versionResult struct {
+	Version  string `json:"version"`
+	Go       string `json:"go"`
+	Platform string `json:"platform"`
+}
+
 func (a *app) versionCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Args:  cobra.NoArgs,
+		Long: `Prints the version.
+
+JSON keys: version, go, platform.`,
+		Example: "  pgtender version",
+		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if a.json {
-				return a.printJSON(map[string]any{"version": toolVersion(), "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH})
+				return a.printJSON(versionResult{toolVersion(), runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH})
 			}
 			fmt.Fprintf(a.out, "pgtender %s %s/%s %s\n", toolVersion(), runtime.GOOS, runtime.GOARCH, runtime.Version())
 			return nil

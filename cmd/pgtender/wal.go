@@ -53,7 +53,7 @@ JSON keys: id, by, reason.`,
 				return err
 			}
 			if a.json {
-				return a.printJSON(map[string]any{"id": id, "by": by, "reason": reason})
+				return a.printJSON(acknowledged{ID: id, By: by, Reason: reason})
 			}
 			fmt.Fprintf(a.out, "alarm %s is acknowledged\n", id)
 			return nil
@@ -61,6 +61,13 @@ JSON keys: id, by, reason.`,
 	}
 	cmd.Flags().StringVar(&reason, "reason", "", "`TEXT` to keep with it")
 	return cmd
+}
+
+// acknowledged is the command's result; its keys are part of the interface.
+type acknowledged struct {
+	ID     repo.BackupID `json:"id"`
+	By     string        `json:"by"`
+	Reason string        `json:"reason"`
 }
 
 // whoami names the person as well as the machine knows.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pgtender/pgtender/backup/archive"
 	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/dcs"
 	"github.com/pgtender/pgtender/ha"
 	"github.com/pgtender/pgtender/internal/pg"
 	"github.com/pgtender/pgtender/patroni"
@@ -39,11 +40,13 @@ func (n *node) ownerDCS() (*archive.OwnerDCS, error) {
 	}
 	return &archive.OwnerDCS{
 		Where: where,
-		Read: func(ctx context.Context) (string, error) {
-			ctx, cancel := n.dcsTimeout(ctx)
-			defer cancel()
-			id, err := n.ownerID(ctx, prefix)
-			return string(id), err
+		Read: func(ctx context.Context) (id string, err error) {
+			err = n.askDCS(ctx, func(ctx context.Context) error {
+				owner, err := n.ownerID(ctx, prefix)
+				id = string(owner)
+				return err
+			})
+			return id, err
 		},
 		Create: func(ctx context.Context, id string) (string, error) {
 			ctx, cancel := n.dcsTimeout(ctx)
@@ -72,6 +75,20 @@ func (n *node) ownerID(ctx context.Context, prefix string) (ha.OwnerID, error) {
 		return "", nil
 	}
 	return id, err
+}
+
+// askDCS asks within the time that archiving has for it.
+func (n *node) askDCS(ctx context.Context, ask func(context.Context) error) error {
+	return n.breaker.do(ctx, func(ctx context.Context) error {
+		ctx, cancel := n.dcsTimeout(ctx)
+		defer cancel()
+		return ask(ctx)
+	})
+}
+
+// unanswered reports whether an error means that the DCS did not answer.
+func unanswered(err error) bool {
+	return errors.Is(err, dcs.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded)
 }
 
 func (n *node) dcsTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -143,17 +160,14 @@ func (n *node) leaderHistory() func(context.Context) (pg.History, error) {
 	if _, err := n.dcsSettings(); errors.Is(err, errNoDCS) {
 		return nil
 	}
-	return func(ctx context.Context) (pg.History, error) {
-		ctx, cancel := n.dcsTimeout(ctx)
-		defer cancel()
-		c, err := n.cluster(ctx)
-		if err == nil && c.Leader == "" {
-			return pg.History{}, nil
-		}
-		var h pg.History
-		if err == nil {
-			h, err = c.LeaderHistory()
-		}
+	return func(ctx context.Context) (h pg.History, err error) {
+		err = n.askDCS(ctx, func(ctx context.Context) error {
+			c, err := n.cluster(ctx)
+			if err == nil && c.Leader != "" {
+				h, err = c.LeaderHistory()
+			}
+			return err
+		})
 		if err != nil {
 			n.log.WarnContext(ctx, "the leader's history is not known from the DCS; the repository decides which history to follow", "error", err)
 		}
