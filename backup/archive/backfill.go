@@ -12,6 +12,7 @@ import (
 
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/pg"
+	"github.com/pgtender/pgtender/internal/pg/wal"
 )
 
 const defaultBackfillBudget = 2 * time.Minute
@@ -19,7 +20,8 @@ const defaultBackfillBudget = 2 * time.Minute
 // BackfillResult is what a backfill did. Names are in order of the WAL.
 type BackfillResult struct {
 	Archived []string // segments that were missing and are archived now
-	Left     []string // missing segments that are here and could not be archived
+	Left     []string // missing segments that are here and that another try may archive
+	Refused  []string // missing segments that are here and that no other try archives
 }
 
 // Backfill archives what opts.WALDir holds of the timelines that h left and the
@@ -30,11 +32,12 @@ type BackfillResult struct {
 // would never be offered by the one that took over, although its pg_wal has it.
 // Pushing the new timeline's history therefore ends with a backfill.
 //
-// It is best effort: segments that the archiver will offer by itself (.ready),
-// those of h's own timeline and the one with the switch point are left to
-// others, the oldest go first since they are recycled first, and it ends when
-// opts.BackfillBudget is used up. An error tells what failed; everything in
-// Archived is archived all the same.
+// Segments that the archiver will offer by itself (.ready), those of h's own
+// timeline and the one with the switch point are left to others. The oldest go
+// first since they are recycled first, and it ends when opts.BackfillBudget is
+// used up. An error means that some are Left: repeating goes on with those.
+// Everything in Archived is archived all the same. What is damaged, conflicts
+// or ends too early is Refused, which is no error: it would stay so for ever.
 func Backfill(ctx context.Context, r *repo.Repo, h pg.History, opts PushOptions) (BackfillResult, error) {
 	var result BackfillResult
 	size, ok := localSegmentSize(opts.WALDir)
@@ -46,9 +49,11 @@ func Backfill(ctx context.Context, r *repo.Repo, h pg.History, opts PushOptions)
 		return result, err
 	}
 	archived, err := archivedOf(ctx, r, h, size, local[0].Number)
-	if err != nil {
+	if err != nil && !errors.Is(err, repo.ErrCorrupt) {
 		return result, err
 	}
+	// Where the listing holds a key that is none, what follows it is pushed as
+	// if it were missing, which is safe.
 	missing := slices.DeleteFunc(local, func(g pg.Segment) bool { return archived[g] })
 	budget := opts.BackfillBudget
 	if budget == 0 {
@@ -63,13 +68,18 @@ func Backfill(ctx context.Context, r *repo.Repo, h pg.History, opts PushOptions)
 		if err == nil {
 			o := opts
 			o.Path = filepath.Join(opts.WALDir, name)
-			_, err = Push(ctx, r, o)
+			_, err = pushAlong(ctx, r, h, o)
 		}
 		switch {
 		case err == nil:
 			result.Archived = append(result.Archived, name)
 		case gone(filepath.Join(opts.WALDir, name)):
 			// Recycled meanwhile: nobody can archive it from here.
+		case hopeless(err):
+			result.Refused = append(result.Refused, name)
+			if opts.Log != nil {
+				opts.Log.WarnContext(ctx, "a segment that the archive lacks cannot be archived", "file", name, "error", err)
+			}
 		default:
 			result.Left = append(result.Left, name)
 			failed = append(failed, err)
@@ -80,6 +90,15 @@ func Backfill(ctx context.Context, r *repo.Repo, h pg.History, opts PushOptions)
 			len(failed), len(missing), result.Left[0], failed[0])
 	}
 	return result, err
+}
+
+// hopeless reports whether a segment's push failed for what the segment is, or
+// what lies in its place, so that no repetition mends it.
+func hopeless(err error) bool {
+	var damaged *DamagedError
+	var incomplete *IncompleteError
+	return errors.As(err, &damaged) || errors.As(err, &incomplete) || errors.Is(err, errNoSegment) ||
+		errors.Is(err, wal.ErrForeign) || errors.Is(err, repo.ErrConflict) || errors.Is(err, repo.ErrCorrupt)
 }
 
 func gone(path string) bool {
@@ -115,12 +134,13 @@ func offered(dir string, h pg.History, size pg.SegmentSize) ([]pg.Segment, error
 	return out, nil
 }
 
-// archivedOf gives the archived segments of h from number from on.
+// archivedOf gives the archived segments of h from number from on, with an
+// error those that were listed before it.
 func archivedOf(ctx context.Context, r *repo.Repo, h pg.History, size pg.SegmentSize, from pg.SegmentNumber) (map[pg.Segment]bool, error) {
 	archived := make(map[pg.Segment]bool)
 	for o, err := range alongHistory(ctx, r, h, size, from) {
 		if err != nil {
-			return nil, err
+			return archived, err
 		}
 		archived[o.Segment] = true
 	}

@@ -406,7 +406,7 @@ func TestBackfill(t *testing.T) {
 	old.save(t, dir, 6, "")
 
 	result := push(t, r, saveHistory(t, dir, h))
-	want := &archive.BackfillResult{Archived: []string{old.name(7)}, Left: []string{old.name(6)}}
+	want := &archive.BackfillResult{Archived: []string{old.name(7)}, Refused: []string{old.name(6)}}
 	if diff := cmp.Diff(want, result.Backfill); diff != "" || result.Outcome != archive.Stored {
 		t.Errorf("backfill (-want +got):\n%s", diff)
 	}

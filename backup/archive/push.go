@@ -61,7 +61,8 @@ type PushOptions struct {
 	// incremental backup or catchup leans on it.
 	AcceptDamaged bool
 	// BackfillBudget bounds the time that the push of a history file may spend
-	// on WAL of the timelines before, see [Backfill]; 0 means two minutes.
+	// on WAL of the timelines before, see [Backfill]; 0 means two minutes. If it
+	// does not suffice the push is an error, and its repetition goes on.
 	BackfillBudget time.Duration
 
 	Log *slog.Logger // nil discards
@@ -138,7 +139,12 @@ var ErrNotArchivable = errors.New("it is no WAL segment, timeline history or bac
 // and WAL must go on past it, or its timeline must be known to end in it. See
 // [DamagedError] and [IncompleteError] for what is refused.
 func Push(ctx context.Context, r *repo.Repo, opts PushOptions) (PushResult, error) {
-	p := &pusher{repo: r, opts: opts, log: opts.Log, name: filepath.Base(opts.Path)}
+	return pushAlong(ctx, r, pg.History{}, opts)
+}
+
+// pushAlong is Push of a file whose timeline h is known to pass through.
+func pushAlong(ctx context.Context, r *repo.Repo, h pg.History, opts PushOptions) (PushResult, error) {
+	p := &pusher{repo: r, opts: opts, along: h, log: opts.Log, name: filepath.Base(opts.Path)}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
@@ -156,10 +162,19 @@ func Push(ctx context.Context, r *repo.Repo, opts PushOptions) (PushResult, erro
 }
 
 type pusher struct {
-	repo *repo.Repo
-	opts PushOptions
-	log  *slog.Logger
-	name string
+	repo  *repo.Repo
+	opts  PushOptions
+	along pg.History // that passes through the file's timeline; zero: not known
+	log   *slog.Logger
+	name  string
+}
+
+// incarnation gives the history of the file's timeline.
+func (p *pusher) incarnation(ctx context.Context, t pg.Timeline) (pg.History, error) {
+	if own, ok := Ancestor(p.along, t); ok {
+		return own, nil
+	}
+	return incarnation(ctx, p.repo, p.opts.walDir(), t)
 }
 
 func (p *pusher) push(ctx context.Context) (PushResult, error) {

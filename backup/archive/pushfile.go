@@ -30,7 +30,8 @@ func small(path string) ([]byte, error) {
 }
 
 // history archives a timeline's history, then what the failover left behind of
-// the timelines before.
+// the timelines before. The archiver offers none of that by itself, only this
+// file: so the push succeeds once there is nothing left that may be archived.
 func (p *pusher) history(ctx context.Context, t pg.Timeline) (PushResult, error) {
 	content, err := small(p.opts.Path)
 	if err != nil {
@@ -53,11 +54,10 @@ func (p *pusher) history(ctx context.Context, t pg.Timeline) (PushResult, error)
 	opts := p.opts
 	opts.WALDir, opts.CheckOwner = opts.walDir(), nil // the owner is checked
 	filled, err := Backfill(ctx, p.repo, h, opts)
-	if err != nil {
-		// The history itself is archived, which is all that was asked.
-		p.log.WarnContext(ctx, "WAL of the timelines before may be missing in the archive", "timeline", t.String(), "error", err)
-	}
 	result.Backfill = &filled
+	if err != nil {
+		return result, fmt.Errorf("the history is archived, WAL of the timelines before is still missing: %w", err)
+	}
 	return result, nil
 }
 
@@ -71,7 +71,7 @@ func (p *pusher) backupHistory(ctx context.Context, name repo.WALName) (PushResu
 	if err := p.owner(ctx); err != nil {
 		return PushResult{}, err
 	}
-	own, err := incarnation(ctx, p.repo, p.opts.walDir(), name.Timeline())
+	own, err := p.incarnation(ctx, name.Timeline())
 	if err != nil {
 		return PushResult{}, err
 	}

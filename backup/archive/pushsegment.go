@@ -21,7 +21,7 @@ func (p *pusher) segment(ctx context.Context, name repo.WALName) (PushResult, er
 		return PushResult{}, err
 	}
 	defer f.Close() // opened for reading
-	own, err := incarnation(ctx, p.repo, p.opts.walDir(), name.Timeline())
+	own, err := p.incarnation(ctx, name.Timeline())
 	if err != nil {
 		return PushResult{}, err
 	}
@@ -53,7 +53,11 @@ func (p *pusher) segment(ctx context.Context, name repo.WALName) (PushResult, er
 	case err != nil:
 		return PushResult{}, p.refused(ctx, err)
 	}
-	return p.put(ctx, d, there)
+	result, err := p.put(ctx, d, there)
+	if err == nil && result.Outcome != AlreadyArchived {
+		p.index(ctx, &d.Header)
+	}
+	return result, err
 }
 
 // secondHand reports whether the file is a standby's, whose upstream has most

@@ -35,13 +35,15 @@ func openSegment(path string) (*segmentFile, error) {
 	return f, nil
 }
 
+var errNoSegment = errors.New("no WAL segment has this size")
+
 func (f *segmentFile) look() (err error) {
 	if f.info, err = f.Stat(); err != nil {
 		return err
 	}
 	f.length = f.info.Size()
 	if !pg.SegmentSize(f.length).Valid() || f.length > 1<<30 || !f.info.Mode().IsRegular() {
-		return fmt.Errorf("%s has %d bytes, which no WAL segment has", f.path, f.length)
+		return fmt.Errorf("%s has %d bytes: %w", f.path, f.length, errNoSegment)
 	}
 	f.size = pg.SegmentSize(f.length)
 	var head [pageHeader]byte
