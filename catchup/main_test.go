@@ -58,9 +58,8 @@ func get(ctx context.Context, r *repo.Repo, name, dest, timeline string) error {
 	if _, err := fmt.Sscan(timeline, &t); err != nil {
 		return err
 	}
-	return archive.Get(ctx, r, archive.GetOptions{Name: name, Dest: dest, Lineage: func(ctx context.Context) (pg.History, error) {
-		l, err := archive.ResolveLineage(ctx, r, archive.LineageOptions{Timeline: t})
-		return l.History, err
+	return archive.Get(ctx, r, archive.GetOptions{Name: name, Dest: dest, Lineage: func(ctx context.Context) (archive.Lineage, error) {
+		return archive.ResolveLineage(ctx, r, archive.LineageOptions{Timeline: t})
 	}})
 }
 

@@ -79,7 +79,7 @@ func (r *runner) segment(ctx context.Context, dest string) error {
 	fetched := filepath.Join(filepath.Dir(dest), "."+name+".fetched.pgtender-tmp") // one that sweep knows
 	err := archive.Get(ctx, r.opts.Repo, archive.GetOptions{
 		Name: name, Dest: fetched, SegmentSize: b.SegmentSize, Log: r.log,
-		Lineage: func(context.Context) (pg.History, error) { return r.plan.Lineage.History, nil },
+		Lineage: func(context.Context) (archive.Lineage, error) { return r.plan.Lineage, nil },
 	})
 	if err != nil {
 		return err

@@ -15,13 +15,14 @@ import (
 
 // find looks for the file and gives what puts it at its destination.
 func (g *getter) find(ctx context.Context, name repo.WALName) (func(context.Context) error, error) {
-	h, err := g.opts.Lineage(ctx)
+	l, err := g.opts.Lineage(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("find the history to follow: %w", err)
 	}
 	if name.History != 0 {
-		return g.findHistory(ctx, h, name.History)
+		return g.findHistory(ctx, l, name.History)
 	}
+	h := l.History
 	own, ok := Ancestor(h, name.Timeline())
 	if !ok {
 		return nil, &AbsentError{g.opts.Name, fmt.Sprintf("timeline %s is not part of the history of timeline %s", name.Timeline(), h.Timeline)}
@@ -108,10 +109,10 @@ func (g *getter) findBackupHistory(ctx context.Context, i repo.Incarnation, name
 	return g.contentPut(content), absentIfGone(err, g.opts.Name)
 }
 
-// findHistory finds the history file of timeline t: the one of h's own line, or
-// of a timeline that descends from h.
-func (g *getter) findHistory(ctx context.Context, h pg.History, t pg.Timeline) (func(context.Context) error, error) {
-	if own, ok := Ancestor(h, t); ok {
+// findHistory finds the history file of timeline t: the one of l's own line, or
+// another that l's reader may have.
+func (g *getter) findHistory(ctx context.Context, l Lineage, t pg.Timeline) (func(context.Context) error, error) {
+	if own, ok := Ancestor(l.History, t); ok {
 		if t == 1 {
 			return nil, &AbsentError{g.opts.Name, "timeline 1 has no history file"}
 		}
@@ -130,11 +131,11 @@ func (g *getter) findHistory(ctx context.Context, h pg.History, t pg.Timeline) (
 		if err != nil {
 			return nil, fmt.Errorf("read archived history of timeline %s: %w", i, storage.NotAbsence(err))
 		}
-		if ServesHistory(h, o) {
+		if ServesHistory(l, o) {
 			return g.contentPut(content), nil
 		}
 	}
-	return nil, &AbsentError{g.opts.Name, fmt.Sprintf("no archived timeline %s is of one line with timeline %s", t, h.Timeline)}
+	return nil, &AbsentError{g.opts.Name, fmt.Sprintf("no archived timeline %s is one that a reader of timeline %s (by %s) may have", t, l.Timeline, l.Source)}
 }
 
 func absentIfGone(err error, name string) error {

@@ -35,7 +35,7 @@ type GetOptions struct {
 	Name string // as restore_command's %f has it
 	Dest string // as %p has it: relative to the working directory, or absolute
 	// Lineage gives the history that the reader follows, see [ResolveLineage].
-	Lineage func(context.Context) (pg.History, error)
+	Lineage func(context.Context) (Lineage, error)
 	// SegmentSize is the cluster's; 0: the archive tells.
 	SegmentSize pg.SegmentSize
 	// Standby says that standby.signal is in force, see [GetPolicy].
@@ -53,8 +53,8 @@ type GetOptions struct {
 //
 // A file that the archive has, but not on the reader's history, is absent: a
 // segment of an old timeline that holds or lies past the point where the
-// history left it, and the history of a timeline that is neither an ancestor
-// nor a descendant. Of a segment that was archived twice with different content
+// history left it, and the history of a timeline of another branch, see
+// [ServesHistory]. Of a segment that was archived twice with different content
 // the proved leader's is given.
 //
 // nil is success, [ErrAbsent] is absence proved, and every other error is

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -50,8 +51,14 @@ func replace(t testing.TB, store storage.Store, key string, content []byte) {
 	}
 }
 
-func fixed(h pg.History) func(context.Context) (pg.History, error) {
-	return func(context.Context) (pg.History, error) { return h, nil }
+func fixed(h pg.History) func(context.Context) (archive.Lineage, error) {
+	return from(h, archive.SourceRepository)
+}
+
+func from(h pg.History, source string) func(context.Context) (archive.Lineage, error) {
+	return func(context.Context) (archive.Lineage, error) {
+		return archive.Lineage{History: h, Source: source}, nil
+	}
 }
 
 // get fetches along a history, as a standby does.
@@ -157,6 +164,47 @@ func TestWhatAHistoryIsServed(t *testing.T) {
 		_, statErr := os.Stat(dest)
 		if c.served && (err != nil || statErr != nil) || !c.served && (!errors.Is(err, archive.ErrAbsent) || !errors.Is(statErr, fs.ErrNotExist)) {
 			t.Errorf("timeline %s asks for %s: %v, %v; want served: %v", c.lineage.Timeline, c.file, err, statErr, c.served)
+		}
+	}
+}
+
+// TestTheHistoriesOfOtherTimelines: by who said which history counts.
+func TestTheHistoriesOfOtherTimelines(t *testing.T) {
+	r, _ := repotest.New(t)
+	dir := t.TempDir()
+	four := pg.History{Timeline: 4, Forks: []pg.Fork{{Parent: 1, Switch: 0x480000}}} // a sibling of 2 and 3
+	for _, h := range []pg.History{two, three, four} {
+		push(t, r, saveHistory(t, dir, h))
+	}
+	for _, c := range []struct {
+		lineage pg.History
+		source  string
+		served  []pg.Timeline // of 2 to 5
+	}{
+		{two, archive.SourceRepository, []pg.Timeline{2, 3}},
+		{two, archive.SourceLeader, []pg.Timeline{2}}, // 3 is a stray one: the leader is on 2
+		{two, archive.SourceTimeline, []pg.Timeline{2, 3, 4}},
+		{pg.FirstTimeline(), archive.SourceLeader, nil},
+		{pg.FirstTimeline(), archive.SourceTimeline, []pg.Timeline{2, 3, 4}},
+		{three, archive.SourceLeader, []pg.Timeline{2, 3}},
+		{three, archive.SourceTimeline, []pg.Timeline{2, 3, 4}},
+		{four, archive.SourceTimeline, []pg.Timeline{4}}, // siblings of a lower number are not asked for
+		{four, archive.SourceRepository, []pg.Timeline{4}},
+	} {
+		var served []pg.Timeline
+		for tl := pg.Timeline(2); tl <= 5; tl++ {
+			err := archive.Get(t.Context(), r, archive.GetOptions{
+				Name: pg.HistoryName(tl), Dest: filepath.Join(t.TempDir(), "out"), Lineage: from(c.lineage, c.source), Standby: true,
+			})
+			switch {
+			case err == nil:
+				served = append(served, tl)
+			case !errors.Is(err, archive.ErrAbsent):
+				t.Fatal(err)
+			}
+		}
+		if !slices.Equal(served, c.served) {
+			t.Errorf("timeline %s by %s is served the histories of %v, want %v", c.lineage.Timeline, c.source, served, c.served)
 		}
 	}
 }

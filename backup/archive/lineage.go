@@ -25,8 +25,15 @@ type LineageOptions struct {
 // Lineage is the history to follow, and who said so.
 type Lineage struct {
 	pg.History
-	Source string // "--timeline", "leader" or "repository", for messages
+	Source string // who said so: one of the constants, or what else a caller went by
 }
+
+// The sources of a [Lineage].
+const (
+	SourceTimeline   = "--timeline" // the caller chose a timeline
+	SourceLeader     = "leader"     // the current leader's, by a fresh look
+	SourceRepository = "repository" // the archived histories
+)
 
 // AmbiguousError says that the repository alone cannot tell which history is
 // the surviving one.
@@ -60,7 +67,7 @@ func ResolveLineage(ctx context.Context, r *repo.Repo, opts LineageOptions) (Lin
 		case ctx.Err() != nil:
 			return Lineage{}, context.Cause(ctx)
 		case err == nil && h.Timeline != 0:
-			return Lineage{h, "leader"}, nil
+			return Lineage{h, SourceLeader}, nil
 		}
 		// Not known now: the archived histories decide.
 	}
@@ -68,9 +75,9 @@ func ResolveLineage(ctx context.Context, r *repo.Repo, opts LineageOptions) (Lin
 	if err != nil {
 		return Lineage{}, err
 	}
-	source := "repository"
+	source := SourceRepository
 	if opts.Timeline != 0 {
-		source = "--timeline"
+		source = SourceTimeline
 	}
 	h, err := chooseLineage(opts.Timeline, histories)
 	return Lineage{h, source}, err
@@ -148,12 +155,29 @@ func Serves(h pg.History, size pg.SegmentSize, g pg.Segment) bool {
 	return SegmentTimeline(h, size, g.Number) == g.Timeline
 }
 
-// ServesHistory reports whether a reader that follows h may have the history
-// file of o: o is h, an ancestor of h, or a descendant.
+// ServesHistory reports whether a reader that follows l may have the history
+// file of o.
 //
-// A descendant is served because h may be a moment old: the leader that just
-// promoted archives its history before it writes to the DCS.
-func ServesHistory(h, o pg.History) bool {
-	own, ok := Ancestor(h, o.Timeline)
-	return ok && own.Equal(o) || descends(o, h)
+// That of l itself and its ancestors always. A descendant's not if the leader
+// said which history counts: it is a stray one, and a standby, which follows the
+// latest timeline it finds (rescanLatestTimeLine, xlogrecovery.c), would leave
+// the leader for it. Elsewhere l may be a moment old, and a descendant is how
+// recovery goes on.
+//
+// Under a chosen timeline every later number is served, whatever its branch.
+// Recovery to a timeline given by number reads no later history than that, and
+// at its end looks for the first number that no history file has
+// (findNewestTimeLine, timeline.c): "absent" would have it take one that is in
+// use.
+func ServesHistory(l Lineage, o pg.History) bool {
+	own, ok := Ancestor(l.History, o.Timeline)
+	switch {
+	case ok:
+		return own.Equal(o)
+	case l.Source == SourceLeader:
+		return false
+	case l.Source == SourceTimeline && o.Timeline > l.Timeline:
+		return true
+	}
+	return descends(o, l.History)
 }

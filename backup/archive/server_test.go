@@ -55,9 +55,8 @@ func command(ctx context.Context, dir string, args []string) int {
 			return 1
 		}
 	case "get":
-		err := archive.Get(ctx, r, archive.GetOptions{Name: args[1], Dest: args[2], Lineage: func(ctx context.Context) (pg.History, error) {
-			l, err := archive.ResolveLineage(ctx, r, archive.LineageOptions{})
-			return l.History, err
+		err := archive.Get(ctx, r, archive.GetOptions{Name: args[1], Dest: args[2], Lineage: func(ctx context.Context) (archive.Lineage, error) {
+			return archive.ResolveLineage(ctx, r, archive.LineageOptions{})
 		}})
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)

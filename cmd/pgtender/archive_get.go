@@ -67,9 +67,8 @@ func (n *node) archiveGet(ctx context.Context, name, dest string, t pg.Timeline)
 	if err != nil {
 		return err
 	}
-	opts.Lineage = func(ctx context.Context) (pg.History, error) {
-		l, err := archive.ResolveLineage(ctx, r, archive.LineageOptions{Timeline: t, Leader: n.leaderHistory()})
-		return l.History, err
+	opts.Lineage = func(ctx context.Context) (archive.Lineage, error) {
+		return archive.ResolveLineage(ctx, r, archive.LineageOptions{Timeline: t, Leader: n.leaderHistory()})
 	}
 	n.log.DebugContext(ctx, "asking the archive", "file", name, "standby", opts.Standby)
 	err = archive.Get(ctx, r, opts)
