@@ -195,6 +195,6 @@ func (l *lab) compare(t *testing.T, c child, want string) {
 		t.Error(diff)
 	}
 	server.AMCheck(t)
-	server.Stop(t, pgtest.Fast)
+	server.Exec(t, "CHECKPOINT")
 	server.Checksums(t)
 }

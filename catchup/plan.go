@@ -290,10 +290,6 @@ func admitDir(f Facts) error {
 		// Patroni calls for a replica right after an immediate stop, when
 		// backends may still be going; a refusal would cost the old data.
 		return refuse(f.Purpose != Replica, "stop it first", "%s is in use: a PostgreSQL server runs there (process %d)", d.Path, d.PID)
-	case f.Purpose == Replica && f.Leader == nil && (d.State == DirData || d.State == DirFinished):
-		// It may hold WAL that the leader which died had not archived.
-		return refuse(false, "wait until a leader is elected, or remove the directory if it is not needed",
-			"%s holds old data, and nobody leads the cluster: the old data may be the best copy there is", d.Path)
 	case d.State == DirForeign:
 		return refuse(true, "name an empty directory", "%s is neither empty nor a PostgreSQL data directory: it holds %s", d.Path, d.Example)
 	case d.State == DirData && f.Purpose != Replica:
@@ -327,6 +323,11 @@ func (p *Plan) admit(f Facts) error {
 		p.Replace = true
 	case d.State == DirUnfinished:
 		p.Resume = mine
+	}
+	if p.Replace && f.Leader == nil {
+		// It may hold WAL that the leader which died had not archived.
+		return refuse(false, "wait until a leader is elected, or remove the directory if it is not needed",
+			"%s holds old data, and nobody leads the cluster: the old data may be the best copy there is", d.Path)
 	}
 	var errs []error
 	for from := range maps.Keys(f.Mapping) {

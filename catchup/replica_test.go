@@ -61,7 +61,7 @@ func TestAReplicaStreamsFromTheLeader(t *testing.T) {
 				t.Error(diff)
 			}
 			c.AMCheck(t)
-			c.Stop(t, pgtest.Fast)
+			c.Exec(t, "CHECKPOINT")
 			c.Checksums(t)
 		})
 	}

@@ -38,7 +38,7 @@ func TestARestoredServerEqualsItsSource(t *testing.T) {
 			t.Error(diff)
 		}
 		c.AMCheck(t)
-		c.Stop(t, pgtest.Fast)
+		c.Exec(t, "CHECKPOINT")
 		c.Checksums(t)
 	})
 }

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/pgtender/pgtender/backup/repo"
-	"github.com/pgtender/pgtender/backup/storage"
 	"github.com/pgtender/pgtender/internal/durable"
 	"github.com/pgtender/pgtender/internal/finding"
 	"github.com/pgtender/pgtender/internal/pg"
@@ -125,8 +124,9 @@ func (r *runner) run(ctx context.Context) error {
 		host = "unknown"
 	}
 	reader := repo.Reader{ID: repo.NewBackupID(time.Now()), Backup: r.plan.Backup.ID, Member: r.opts.Member, Host: host, PID: os.Getpid(), Started: time.Now()}
-	finished := false
-	err = r.opts.Repo.Heartbeat(ctx, reader, repo.Beat{}, func(ctx context.Context) error {
+	began, finished := false, false
+	err = r.opts.Repo.Heartbeat(ctx, reader, repo.Beat{Lapse: neverLapses}, func(ctx context.Context) error {
+		began = true
 		err := r.work(ctx)
 		finished = err == nil
 		return err
@@ -136,12 +136,17 @@ func (r *runner) run(ctx context.Context) error {
 		// Nothing is wrong with the directory. The marker ends by its age.
 		r.log.WarnContext(ctx, "marker of this restore was not removed from the repository", "error", err)
 		return nil
-	case (errors.Is(err, storage.ErrForbidden) || errors.Is(err, syscall.EROFS)) && r.manifest == nil:
+	case err != nil && !began && ctx.Err() == nil:
 		r.log.WarnContext(ctx, "repository cannot be written to, so nothing keeps the backup from expiring while it is restored", "backup", r.plan.Backup.ID, "error", err)
 		return r.work(ctx)
 	}
 	return err
 }
+
+// neverLapses: a restore goes on although its marker could not be renewed. A
+// full or read-only repository must not stop the one thing it is for, and what
+// is read is verified frame by frame, so an expired backup shows.
+const neverLapses = 100 * 365 * 24 * time.Hour
 
 // recheck makes sure, under the lock, that the directory is still as the plan
 // found it.
