@@ -124,29 +124,6 @@ func (p *pusher) accept(f *segmentFile, seg pg.Segment, own pg.History, in *wal.
 	return j, nil
 }
 
-// walFlags translates what the reader says into what the format has.
-func walFlags(info *wal.Info) repo.WALFlags {
-	var out repo.WALFlags
-	for from, to := range map[wal.Flags]repo.WALFlags{
-		wal.FlagStartsInRecord: repo.WALStartsInside, wal.FlagEndsInRecord: repo.WALEndsInside, wal.FlagOverwrites: repo.WALOverwritten,
-		wal.FlagPrevUnknown: repo.WALPrevUnknown, wal.FlagFullPageWritesOff: repo.WALFullPagesOff,
-	} {
-		if info.Flags&from != 0 {
-			out |= to
-		}
-	}
-	if info.Flags.BreaksChain() {
-		out |= repo.WALChainBreak
-	}
-	if info.First == 0 {
-		out |= repo.WALNoRecordStart
-	}
-	if info.Tail == wal.TailSwitch {
-		out |= repo.WALSwitch
-	}
-	return out
-}
-
 // unchecked archives a segment whole, without a claim about its content.
 func unchecked(f *segmentFile, seg pg.Segment, own pg.History, flags repo.WALFlags, r *repo.Repo) *judged {
 	return &judged{header: f.header(r, seg, own, flags)}

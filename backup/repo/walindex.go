@@ -231,3 +231,13 @@ func (x *WALIndex) Describes(o WALObject) bool {
 	h := &x.Headers[n]
 	return o.Key.Incarnation == h.Incarnation && o.Object.Size == h.size() && (!o.Conflicting() || o.Key.Conflict == h.Digest)
 }
+
+// HasWALIndex reports whether a group has an index, by one small request.
+func (r *Repo) HasWALIndex(ctx context.Context, i Incarnation, group uint64) (bool, error) {
+	key := r.WALIndexKey(i, group)
+	found, err := firstKey(ctx, r.store, key, "")
+	if err != nil {
+		return false, fmt.Errorf("list %s: %w", key, err)
+	}
+	return found == key, nil
+}

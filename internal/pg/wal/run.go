@@ -60,9 +60,15 @@ func (c *Chain) AddRun(infos []Info, run RunCarry) (Joint, error) {
 	if run.Tail != nil {
 		c.open, c.heads = run.Tail, slices.Clone(run.TailHeads)
 	}
-	// What the run does not know, it is not known here: an unknown link is not
-	// compared, while a stale one would be.
-	c.started, c.complete = run.Started, run.Complete
+	if run.Complete != 0 {
+		c.complete = run.Complete
+	}
+	switch {
+	case run.Started != 0:
+		c.started = run.Started
+	case slices.ContainsFunc(infos, func(i Info) bool { return i.Last != 0 }):
+		c.started = c.complete // what started within the run was given up
+	}
 	return joint, nil
 }
 
