@@ -362,7 +362,7 @@ func (p *Plan) admitPlace(f Facts, place Place) error {
 	switch {
 	case !ok:
 		return refuse(false, "", "%s was not looked at", place.Path)
-	case d.State == DirForeign, d.State == DirData && !p.Replace && !p.Resume:
+	case d.State == DirForeign, d.State == DirData && !p.Replace && f.Dir.State != DirUnfinished:
 		return refuse(true, advice, "%s is not empty: it holds %s", place.Path, d.Example)
 	}
 	return nil

@@ -215,7 +215,11 @@ func (r *runner) prepare(ctx context.Context) (commit bool, err error) {
 		if s.Phase == phaseStaging && mine && samePlaces(s.Places, r.plan.Places) && !r.plan.Replace {
 			r.log.InfoContext(ctx, "an interrupted restore goes on", "backup", s.Backup)
 			r.state.Purpose, r.state.Target = r.plan.Purpose, r.plan.Target
-			return false, r.state.write(r.dir())
+			if err := r.state.write(r.dir()); err != nil {
+				return false, fmt.Errorf("write state: %w", err)
+			}
+			// The run may have been killed before it had made them.
+			return false, r.makePlaces()
 		}
 	case !errors.Is(err, fs.ErrNotExist):
 		return false, err
