@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,7 +29,7 @@ func (t *tour) compare(ctx context.Context) error {
 	var differing error
 	lines := []string{fmt.Sprintf("%-18s %8s", "table", "rows")}
 	for _, n := range t.members() {
-		lines[0] += fmt.Sprintf("  %-22s", "hash on "+n.Name)
+		lines[0] += fmt.Sprintf("  %-24s", "hash on "+n.Name)
 	}
 	for _, table := range comparedTables {
 		var first string
@@ -42,7 +45,7 @@ func (t *tour) compare(ctx context.Context) error {
 			} else if answer != first {
 				differing = errors.Join(differing, fmt.Errorf("%s on %s is %s, on %s %s", table, t.leader.Name, first, n.Name, answer))
 			}
-			lines[len(lines)-1] += fmt.Sprintf("  %-22s", hash)
+			lines[len(lines)-1] += fmt.Sprintf("  %-24s", hash)
 		}
 	}
 	for _, line := range lines {
@@ -67,7 +70,7 @@ func (t *tour) awaitReplay(ctx context.Context) error {
 		return err
 	}
 	for _, n := range t.members()[1:] {
-		if err := await(ctx, n.Name+" to replay "+lsn, func() bool { return hasReplayed(ctx, n, lsn) }); err != nil {
+		if err := await(ctx, n.Name+" to replay "+lsn, func() (bool, error) { return hasReplayed(ctx, n, lsn), nil }); err != nil {
 			return err
 		}
 	}
@@ -75,42 +78,40 @@ func (t *tour) awaitReplay(ctx context.Context) error {
 }
 
 // settled waits until there is a synchronous standby and Patroni, which looks
-// once a second, has noted down that the living replicas have all that was
-// written.
+// once a second, has noted down that the replicas have all that was written.
 func (t *tour) settled(ctx context.Context) (standby *lab.Node, err error) {
 	if standby, err = t.cluster.WaitSyncStandby(ctx); err != nil {
 		return nil, err
 	}
-	return standby, await(ctx, "the replicas to catch up", func() bool {
-		members, err := t.cluster.Members(ctx)
+	return standby, await(ctx, "the replicas to catch up", func() (bool, error) {
+		cmd := t.cluster.Command(ctx, t.tool, "-c", filepath.Join(t.leader.Dir, "pgtender.yml"), "topology", "--json")
+		out, err := cmd.Output()
 		if err != nil {
-			return false
+			return false, fmt.Errorf("%s: %w", quoted(cmd.Args), err)
 		}
-		for _, m := range members {
-			node := t.cluster.Node(m.Name)
-			if node == nil || !node.Running() || m.Role == "leader" {
-				continue
-			}
-			if lag, ok := m.Lag.(float64); !ok || lag > 0 {
-				return false
-			}
+		var seen struct{ Members []struct{ Lag *int64 } }
+		if err := json.Unmarshal(out, &seen); err != nil {
+			return false, fmt.Errorf("%s: %w", quoted(cmd.Args), err)
 		}
-		return true
+		behind := slices.ContainsFunc(seen.Members, func(m struct{ Lag *int64 }) bool { return m.Lag == nil || *m.Lag > 0 })
+		return len(seen.Members) > 1 && !behind, nil
 	})
 }
 
-// await looks now and then whether a state has come.
-func await(ctx context.Context, what string, come func() bool) error {
+// await looks now and then whether a state has come, until it has or an error.
+func await(ctx context.Context, what string, come func() (bool, error)) error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for !come() {
+	for {
+		if done, err := come(); done || err != nil {
+			return err
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return fmt.Errorf("wait for %s: %w", what, context.Cause(ctx))
 		}
 	}
-	return nil
 }
 
 func hasReplayed(ctx context.Context, n *lab.Node, lsn string) bool {

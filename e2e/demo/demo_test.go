@@ -146,7 +146,7 @@ func (o *output) String() string {
 func TestAwaitEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
-	if err := await(ctx, "the impossible", func() bool { return false }); err == nil || !strings.Contains(err.Error(), "the impossible") {
+	if err := await(ctx, "the impossible", func() (bool, error) { return false, nil }); err == nil || !strings.Contains(err.Error(), "the impossible") {
 		t.Errorf("error %v", err)
 	}
 }

@@ -204,9 +204,9 @@ func (t *tour) showRepository(ctx context.Context) error {
 	if _, err := t.client(ctx, t.leader, "psql", "-c", "select pg_walfile_name(pg_switch_wal())"); err != nil {
 		return err
 	}
-	err := await(ctx, "WAL of the new timeline in the archive", func() bool {
+	err := await(ctx, "WAL of the new timeline in the archive", func() (bool, error) {
 		answer, err := t.leader.SQL(ctx, "select last_archived_wal > '00000002' and last_archived_wal !~ 'history' from pg_stat_archiver")
-		return err == nil && answer == "t"
+		return answer == "t", err
 	})
 	if err != nil {
 		return err
