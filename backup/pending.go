@@ -160,27 +160,38 @@ func (l *lineages) all(ctx context.Context) ([]pg.History, error) {
 // headerReads is how many WAL headers are read at the same time.
 const headerReads = 8
 
-// proveHeaders reads the header of every segment of b: a listing knows names
-// only.
+// proveHeaders reads the header of every segment of b, of the object that would
+// be served: a listing knows names only.
 func proveHeaders(ctx context.Context, r *repo.Repo, h pg.History, b *repo.Backup) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(headerReads)
 	size := b.SegmentSize
-	for n := size.SegmentOf(b.Start.LSN); n <= size.SegmentBefore(b.Stop.LSN); n++ {
+	next, last := size.SegmentOf(b.Start.LSN), size.SegmentBefore(b.Stop.LSN)
+	var listErr error
+	for o, err := range archive.Along(ctx, r, h, size, next) {
+		if listErr = err; err != nil || o.Segment.Number != next || next > last {
+			break
+		}
+		next++
 		g.Go(func() error {
-			own, ok := archive.Ancestor(h, archive.SegmentTimeline(h, size, n))
-			if !ok {
-				return fmt.Errorf("prove WAL: segment %d has no timeline in the history of timeline %s", n, h.Timeline)
-			}
-			key := r.WALKey(&repo.WALHeader{Incarnation: repo.IncarnationOf(own), Segment: n, SegmentSize: size})
-			header, err := r.ReadWALHeader(ctx, key)
+			header, err := r.ReadWALHeader(ctx, o.Object.Key)
 			if err != nil {
 				return fmt.Errorf("prove WAL: %w", err)
 			}
-			return judgeHeader(&header, key, min(b.Stop.LSN, size.Start(n+1)))
+			return judgeHeader(&header, o.Object.Key, min(b.Stop.LSN, size.Start(o.Segment.Number+1)))
 		})
 	}
-	return g.Wait()
+	err := g.Wait() // first: a failure in there ends the listing too
+	switch {
+	case err != nil:
+		return err
+	case listErr != nil:
+		return fmt.Errorf("prove WAL: %w", listErr)
+	case next <= last:
+		missing := pg.Segment{Timeline: archive.SegmentTimeline(h, size, next), Number: next}
+		return fmt.Errorf("prove WAL: segment %s was listed, and is gone", missing.Name(size))
+	}
+	return nil
 }
 
 // judgeHeader refuses an archived segment whose WAL does not reach to, which is

@@ -48,6 +48,17 @@ func TestWhatIsDoneAboutMissingWAL(t *testing.T) {
 // archived stores a segment that ends at the given position.
 func archived(t *testing.T, r *repo.Repo, h pg.History, n pg.SegmentNumber, flags repo.WALFlags, end pg.LSN) {
 	t.Helper()
+	storeSegment(t, r, h, n, flags, end, r.WALKey)
+}
+
+// leaders stores a segment as a leader's that conflicts with another.
+func leaders(t *testing.T, r *repo.Repo, h pg.History, n pg.SegmentNumber, flags repo.WALFlags, end pg.LSN) {
+	t.Helper()
+	storeSegment(t, r, h, n, flags, end, r.WALConflictKey)
+}
+
+func storeSegment(t *testing.T, r *repo.Repo, h pg.History, n pg.SegmentNumber, flags repo.WALFlags, end pg.LSN, key func(*repo.WALHeader) string) {
+	t.Helper()
 	header := repo.WALHeader{
 		Flags: flags, SystemID: r.Cluster().SystemID, Incarnation: repo.IncarnationOf(h), Segment: n, SegmentSize: testSegment, PageMagic: 0xD116, End: end,
 	}
@@ -56,7 +67,7 @@ func archived(t *testing.T, r *repo.Repo, h pg.History, n pg.SegmentNumber, flag
 		t.Fatal(err)
 	}
 	defer d.Close()
-	if err := r.PutWAL(t.Context(), r.WALKey(&header), d); err != nil {
+	if err := r.PutWAL(t.Context(), key(&d.Header), d); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -101,6 +112,19 @@ func TestTheWALOfABackupIsProvedAlongItsHistory(t *testing.T) {
 			full(t, r, one, 4, 6)
 			archived(t, r, one, 5, repo.WALChainBreak|repo.WALNoRecordStart, testSegment.Start(6))
 		}, err: "damaged"},
+		{name: "the leader's segment is there alone", fill: func(t *testing.T, r *repo.Repo) {
+			full(t, r, one, 4, 6)
+			leaders(t, r, one, 5, 0, testSegment.Start(6))
+		}, covered: true},
+		{name: "the leader's segment, which is served, is damaged", fill: func(t *testing.T, r *repo.Repo) {
+			full(t, r, one, 4, 5, 6)
+			leaders(t, r, one, 5, repo.WALChainBreak|repo.WALNoRecordStart, testSegment.Start(6))
+		}, err: "damaged"},
+		{name: "the segment that the leader's replaces is damaged", fill: func(t *testing.T, r *repo.Repo) {
+			full(t, r, one, 4, 6)
+			archived(t, r, one, 5, repo.WALChainBreak|repo.WALNoRecordStart, testSegment.Start(6))
+			leaders(t, r, one, 5, 0, testSegment.Start(6))
+		}, covered: true},
 		{name: "the cluster went on after the stop in the same segment", fill: func(t *testing.T, r *repo.Repo) {
 			full(t, r, one, 4, 5)
 			full(t, r, later, 6)

@@ -138,7 +138,7 @@ func offered(dir string, h pg.History, size pg.SegmentSize) ([]pg.Segment, error
 // error those that were listed before it.
 func archivedOf(ctx context.Context, r *repo.Repo, h pg.History, size pg.SegmentSize, from pg.SegmentNumber) (map[pg.Segment]bool, error) {
 	archived := make(map[pg.Segment]bool)
-	for o, err := range alongHistory(ctx, r, h, size, from) {
+	for o, err := range Along(ctx, r, h, size, from) {
 		if err != nil {
 			return archived, err
 		}

@@ -68,7 +68,7 @@ func Ancestor(h pg.History, t pg.Timeline) (pg.History, bool) {
 // for a thousand objects; what the objects hold is not read.
 func Coverage(ctx context.Context, r *repo.Repo, h pg.History, size pg.SegmentSize, from pg.LSN) (Cover, error) {
 	archived := make(map[pg.SegmentNumber]int64)
-	for o, err := range alongHistory(ctx, r, h, size, size.SegmentOf(from)) {
+	for o, err := range Along(ctx, r, h, size, size.SegmentOf(from)) {
 		if err != nil {
 			return Cover{}, err
 		}
@@ -77,15 +77,17 @@ func Coverage(ctx context.Context, r *repo.Repo, h pg.History, size pg.SegmentSi
 	return cover(h, size, from, archived), nil
 }
 
-// alongHistory lists the archived segments that h is made of, from number from
-// on, in order: of each timeline those that h takes from it.
-func alongHistory(ctx context.Context, r *repo.Repo, h pg.History, size pg.SegmentSize, from pg.SegmentNumber) iter.Seq2[repo.WALObject, error] {
+// Along lists the archived segments that h is made of, from number from on, in
+// order: of each timeline those that h takes from it. Of a segment that has
+// several objects it gives the one that [Get] serves. An error ends it.
+func Along(ctx context.Context, r *repo.Repo, h pg.History, size pg.SegmentSize, from pg.SegmentNumber) iter.Seq2[repo.WALObject, error] {
 	return func(yield func(repo.WALObject, error) bool) {
 		for _, run := range runs(h, size) {
 			first := max(run.first, from)
 			if first >= run.end {
 				continue
 			}
+			var same []repo.WALObject // all of one segment, which lie side by side
 			for o, err := range r.Segments(ctx, run.incarnation, size, first) {
 				if err != nil {
 					yield(o, fmt.Errorf("list archived WAL of timeline %s: %w", run.incarnation, err))
@@ -94,9 +96,19 @@ func alongHistory(ctx context.Context, r *repo.Repo, h pg.History, size pg.Segme
 				if o.Segment.Number >= run.end {
 					break // the switch segment is the next timeline's; past it lie orphans
 				}
-				if o.Plain() && !yield(o, nil) {
-					return
+				if o.Key.WAL.Partial || o.Key.WAL.Backup {
+					continue
 				}
+				if len(same) > 0 && same[0].Segment.Number != o.Segment.Number {
+					if best, _ := authoritative(same); !yield(best, nil) {
+						return
+					}
+					same = same[:0]
+				}
+				same = append(same, o)
+			}
+			if best, ok := authoritative(same); ok && !yield(best, nil) {
+				return
 			}
 		}
 	}

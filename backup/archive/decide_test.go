@@ -232,6 +232,42 @@ func TestCoverage(t *testing.T) {
 	}
 }
 
+// TestALeadersSegmentCountsAlone: the object that it conflicted with is gone.
+func TestALeadersSegmentCountsAlone(t *testing.T) {
+	r, store := openMem(t)
+	dir := t.TempDir()
+	b, theirs := filled(1, 4, 6), newBuilder(1, 5)
+	theirs.fill = 1
+	theirs.until(segSize.Start(6))
+	first := push(t, r, theirs.save(t, dir, 5, ""))
+	leads := func(context.Context) (archive.Proof, error) { return archive.Leader, nil }
+	for n := pg.SegmentNumber(4); n <= 6; n++ {
+		if _, err := archive.Push(t.Context(), r, archive.PushOptions{Path: b.save(t, dir, n, ""), Leadership: leads}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, removed := range []bool{false, true} {
+		if removed {
+			if err := store.Delete(t.Context(), first.Key); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c, err := archive.Coverage(t.Context(), r, pg.FirstTimeline(), segSize, segSize.Start(4))
+		if err != nil || c.Until != segSize.Start(7) || c.Segments != 3 {
+			t.Errorf("removed %v: covered up to %s by %d segments, %v", removed, c.Until, c.Segments, err)
+		}
+		for o, err := range archive.Along(t.Context(), r, pg.FirstTimeline(), segSize, 4) {
+			if err != nil || o.Conflicting() != (o.Segment.Number == 5) {
+				t.Errorf("removed %v: segment %d is given by %s, %v", removed, o.Segment.Number, o.Object.Key, err)
+			}
+		}
+		s, err := archive.ReadStatus(t.Context(), r, archive.LineageOptions{})
+		if err != nil || len(s.Timelines) != 1 || len(s.Timelines[0].Holes) != 0 || s.Timelines[0].Segments != 3 || len(s.Timelines[0].Conflicts) != 1 {
+			t.Errorf("removed %v: status is %+v, %v", removed, s.Timelines, err)
+		}
+	}
+}
+
 // withoutSame drops all but the first of equal histories, and timeline 1.
 func withoutSame(in []pg.History) (out []pg.History) {
 	for i, h := range in {

@@ -120,17 +120,28 @@ func (t *TimelineStatus) add(o repo.WALObject) {
 		return
 	case o.Key.WAL.Partial:
 		t.Partials = append(t.Partials, o.Key.WAL.String())
-	case o.Conflicting():
-		t.Conflicts = append(t.Conflicts, o.Key.WAL.String())
 	default:
-		t.Segments++
-		if n := len(t.Spans); n > 0 && t.Spans[n-1].Last.Number+1 == o.Segment.Number {
-			t.Spans[n-1].Last = o.Segment
-		} else {
-			t.Spans = append(t.Spans, Span{o.Segment, o.Segment})
+		if o.Conflicting() {
+			t.Conflicts = append(t.Conflicts, o.Key.WAL.String())
 		}
+		t.count(o.Segment)
 	}
 	t.Bytes += o.Object.Size
+}
+
+// count counts a segment once, however many objects it has: any of them is one
+// that is served.
+func (t *TimelineStatus) count(g pg.Segment) {
+	n := len(t.Spans)
+	switch {
+	case n > 0 && t.Spans[n-1].Last == g:
+		return
+	case n > 0 && t.Spans[n-1].Last.Number+1 == g.Number:
+		t.Spans[n-1].Last = g
+	default:
+		t.Spans = append(t.Spans, Span{g, g})
+	}
+	t.Segments++
 }
 
 // judge finds holes and orphans: the decision over what was listed.
