@@ -32,6 +32,8 @@ func TestOwnerDecisions(t *testing.T) {
 		{"the DCS is down", archive.OwnerFacts{Repository: "a", DCSError: down}, archive.OwnerGoOn},
 		{"the DCS is down, a new repository", archive.OwnerFacts{DCSError: down}, archive.OwnerGoOn},
 		{"no DCS", archive.OwnerFacts{Repository: "a", NoDCS: true}, archive.OwnerGoOn},
+		{"no DCS, another's who has one", archive.OwnerFacts{Repository: "a", Where: "etcd", NoDCS: true}, archive.OwnerRefuse},
+		{"the owner's DCS is down", archive.OwnerFacts{Repository: "a", Where: "etcd", DCSError: down}, archive.OwnerGoOn},
 		{"no DCS, a new repository", archive.OwnerFacts{NoDCS: true}, archive.OwnerClaimWithout},
 	} {
 		d := archive.DecideOwner(c.facts)
@@ -116,6 +118,30 @@ func TestOwnersWithoutADCS(t *testing.T) {
 	}
 	if owner, seq, err := r.CurrentOwner(t.Context()); err != nil || owner.ID == "" || seq != 1 {
 		t.Errorf("owner is %+v (%d), %v", owner, seq, err)
+	}
+}
+
+// TestACopyOnABareHostIsRefused: it was restored without a DCS, from a cluster
+// that has one.
+func TestACopyOnABareHostIsRefused(t *testing.T) {
+	r, store := repotest.New(t)
+	if _, err := archive.CheckOwner(t.Context(), r, (&fakeDCS{}).dcs()); err != nil {
+		t.Fatal(err)
+	}
+	before := len(keys(t, store))
+	opts := archive.PushOptions{
+		Path:       filled(1, 4, 4).save(t, t.TempDir(), 4, ""),
+		CheckOwner: func(ctx context.Context) error { _, err := archive.CheckOwner(ctx, r, nil); return err },
+	}
+	_, err := archive.Push(t.Context(), r, opts)
+	if !errors.Is(err, archive.ErrForeignOwner) || !strings.Contains(err.Error(), "etcd") || !strings.Contains(finding.Hint(err), "adopt") || len(keys(t, store)) != before {
+		t.Errorf("error is %v, objects %q", err, keys(t, store))
+	}
+	if _, err := archive.Adopt(t.Context(), r, nil, "this one counts now"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := archive.Push(t.Context(), r, opts); err != nil {
+		t.Errorf("after adopt: %v", err)
 	}
 }
 

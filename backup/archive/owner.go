@@ -31,7 +31,7 @@ func CheckOwner(ctx context.Context, r *repo.Repo, dcs *OwnerDCS) (OwnerDecision
 		if err != nil {
 			return OwnerDecision{}, fmt.Errorf("read the owner of %s: %w", r.Cluster(), err)
 		}
-		facts := OwnerFacts{Repository: owner.ID, NoDCS: dcs == nil}
+		facts := OwnerFacts{Repository: owner.ID, Where: owner.Where, NoDCS: dcs == nil}
 		if dcs != nil {
 			facts.DCS, facts.DCSError = fresh(ctx, dcs.Read)
 		}
@@ -96,6 +96,7 @@ func newOwnerID() string {
 // part to the cluster whose DCS holds the same id.
 type OwnerFacts struct {
 	Repository string // "" if the repository has no owner yet
+	Where      string // which DCS keeps the repository's owner id, "" if none does
 	DCS        string // "" if the DCS has none
 	DCSError   error  // the DCS could not be asked; DCS means nothing then
 	NoDCS      bool   // there is no DCS in this configuration at all
@@ -135,18 +136,22 @@ type ownerError struct{ reason string }
 func (e *ownerError) Error() string { return fmt.Sprintf("%v: %s", ErrForeignOwner, e.reason) }
 func (e *ownerError) Unwrap() error { return ErrForeignOwner }
 func (e *ownerError) Hint() string {
-	return "if this cluster is the rightful owner now (restored, or its DCS was lost), run: pgtender adopt"
+	return "if this cluster is the rightful owner now (restored, or its DCS was lost), run: pgtender adopt; a copy that is not must not archive here: set archive_mode = off in it"
 }
 
 // DecideOwner says whether a writer may write. A DCS that does not answer
 // never stops archiving: objects are created only if absent, so a wrong writer
-// can spoil nothing, and what conflicts goes to quarantine.
+// can spoil nothing, and what conflicts goes to quarantine. But where none is
+// configured and the owner has one, the writer is most likely a copy restored
+// on a bare host.
 func DecideOwner(f OwnerFacts) OwnerDecision {
 	switch {
 	case f.NoDCS && f.Repository == "":
 		return OwnerDecision{OwnerClaimWithout, "the repository has no owner yet, and no DCS is configured"}
+	case f.NoDCS && f.Where != "":
+		return OwnerDecision{OwnerRefuse, fmt.Sprintf("the repository's owner is %s, in %s; here no DCS is configured", f.Repository, f.Where)}
 	case f.NoDCS:
-		return OwnerDecision{OwnerGoOn, "no DCS is configured, ownership is not checked"}
+		return OwnerDecision{OwnerGoOn, "no DCS is configured, and the repository's owner has none"}
 	case f.DCSError != nil:
 		return OwnerDecision{OwnerGoOn, fmt.Sprintf("the DCS could not be asked (%v), ownership is not checked", f.DCSError)}
 	case f.Repository == "" && f.DCS == "":

@@ -260,7 +260,7 @@ func (c *checkup) checkOwner(ctx context.Context, r *repo.Repo) {
 		c.fail(err, "the cluster's owner id cannot be read", "")
 		return
 	}
-	facts := archive.OwnerFacts{Repository: owner.ID, NoDCS: side == nil}
+	facts := archive.OwnerFacts{Repository: owner.ID, Where: owner.Where, NoDCS: side == nil}
 	if side != nil {
 		facts.DCS, facts.DCSError = side.Read(ctx)
 	}
