@@ -6,6 +6,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pgtender/pgtender/catchup"
+	"github.com/pgtender/pgtender/internal/pg"
 	"github.com/pgtender/pgtender/internal/pgtest"
 )
 
@@ -55,6 +56,11 @@ func TestAReplicaStreamsFromTheLeader(t *testing.T) {
 			dir := pgtest.Dir(t)
 			if err := l.createReplica(t, dir); err != nil {
 				t.Fatal(err)
+			}
+			// Of any other state Patroni may make a primary's, by single-user
+			// recovery, when the first start fails.
+			if _, control, err := pg.ReadControl(t.Context(), dir); err != nil || control.State != pg.StateArchiveRecovery || control.MinRecovery == 0 {
+				t.Errorf("pg_control says %s, minimum recovery point %s (%v)", control.State, control.MinRecovery, err)
 			}
 			c := l.follow(t, dir, map[string]string{"restore_command": l.restoreCommand(1)})
 			if diff := cmp.Diff(l.primary.Dump(t), c.Dump(t)); diff != "" {
