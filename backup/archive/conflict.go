@@ -16,9 +16,8 @@ type contender struct {
 	finding    error // what the archived one was found to be
 	digest     repo.Digest
 	quarantine string // key
-	// beside is the key under which a leader's counts; "": there is no such
-	// place for a file that recovery does not read (.partial, backup history),
-	// and so a leader's goes to quarantine as well.
+	// beside is the key under which a leader's counts; "" for a file that
+	// recovery does not read (.partial, backup history), of which none counts.
 	beside string
 
 	there                    func() bool // whether this content lies beside already
@@ -27,12 +26,17 @@ type contender struct {
 
 // conflict keeps a contender. A proved leader's counts from now on and is a
 // success, since its archiver must never be blocked; anybody else's goes to
-// quarantine, which is an error.
+// quarantine, which is an error. What recovery does not read goes to quarantine
+// whosever it is, and that is a success: nothing is worth blocking an archiver
+// for, least of all while the DCS cannot say who leads.
 //
 // The alarm comes first: once the content is stored, a repetition does not get
 // as far as here.
 func (p *pusher) conflict(ctx context.Context, c contender) (PushResult, error) {
-	if c.beside != "" && c.there() {
+	if c.beside == "" {
+		return p.setAside(ctx, c)
+	}
+	if c.there() {
 		c.result.Key, c.result.Outcome = c.beside, AlreadyArchived
 		return c.result, nil
 	}
@@ -46,33 +50,46 @@ func (p *pusher) conflict(ctx context.Context, c contender) (PushResult, error) 
 		Kind: AlarmQuarantine, Subject: c.result.Name, Member: p.opts.Member, Digest: c.digest, Existing: c.result.Key, Key: c.quarantine,
 		Text: fmt.Sprintf("a file that differs from the archived one went to quarantine; its pusher was %s: %v", proof, c.finding),
 	}
-	if proof == Leader && c.beside != "" {
+	if proof == Leader {
 		alarm.Kind, alarm.Key = AlarmConflict, c.beside
 		alarm.Text = fmt.Sprintf("the leader's WAL differs from the archived one, and counts in its place: %v", c.finding)
 	}
-	alarmErr := Raise(ctx, p.repo, alarm)
-	p.log.ErrorContext(ctx, alarm.Text, "file", c.result.Name, "timeline", c.result.Incarnation.String(), "digest", c.digest.String())
+	alarmErr := p.alarm(ctx, c, alarm)
 	if proof != Leader {
 		if err := errors.Join(c.putQuarantine(), alarmErr); err != nil {
 			return PushResult{}, err
 		}
 		return PushResult{}, &ConflictError{Name: c.result.Name, Existing: c.result.Key, Quarantine: c.quarantine, Proof: proof, Cause: cause}
 	}
+	return p.keep(ctx, c, alarmErr, c.beside, StoredBeside, c.putBeside)
+}
+
+// setAside keeps a contender that recovery does not read.
+func (p *pusher) setAside(ctx context.Context, c contender) (PushResult, error) {
+	alarmErr := p.alarm(ctx, c, Alarm{
+		Kind: AlarmQuarantine, Subject: c.result.Name, Member: p.opts.Member, Digest: c.digest, Existing: c.result.Key, Key: c.quarantine,
+		Text: fmt.Sprintf("a file that differs from the archived one went to quarantine; recovery reads neither: %v", c.finding),
+	})
+	return p.keep(ctx, c, alarmErr, c.quarantine, Quarantined, c.putQuarantine)
+}
+
+func (p *pusher) alarm(ctx context.Context, c contender, a Alarm) error {
+	p.log.ErrorContext(ctx, a.Text, "file", c.result.Name, "timeline", c.result.Incarnation.String(), "digest", c.digest.String())
+	return Raise(ctx, p.repo, a)
+}
+
+// keep stores a contender whose pusher is to go on.
+func (p *pusher) keep(ctx context.Context, c contender, alarmErr error, key string, as Outcome, put func() error) (PushResult, error) {
 	if alarmErr != nil {
 		if storage.Retryable(alarmErr) {
 			return PushResult{}, alarmErr // so that the archiver comes again
 		}
-		// Not a reason to block a leader for ever: the listing shows what lies
-		// beside.
+		// Not a reason to block it for ever: a listing shows what lies there.
 		p.log.WarnContext(ctx, "alarm could not be stored", "file", c.result.Name, "error", alarmErr)
-	}
-	c.result.Key, c.result.Outcome = c.beside, StoredBeside
-	put := c.putBeside
-	if c.beside == "" {
-		c.result.Key, put = c.quarantine, c.putQuarantine
 	}
 	if err := put(); err != nil {
 		return PushResult{}, err
 	}
+	c.result.Key, c.result.Outcome = key, as
 	return c.result, nil
 }

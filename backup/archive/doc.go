@@ -20,6 +20,7 @@
 //	its header, block map, carry and content are encoded
 //	put if absent                                        -> stored, already archived
 //	on a conflict: who leads, an alarm, beside or quarantine
+//	(a .partial or .backup file: an alarm, quarantine, success)
 //
 // A get: whose history counts ([ResolveLineage]), whether it takes the segment
 // from that timeline ([Serves]), one listing of the segment's name, which proves

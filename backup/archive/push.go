@@ -84,6 +84,9 @@ const (
 	Stored          Outcome = "stored"
 	AlreadyArchived Outcome = "already archived"
 	StoredBeside    Outcome = "stored beside a different one" // as a proved leader's
+	// Quarantined is a file that recovery does not read, of which the archive
+	// holds a different one.
+	Quarantined Outcome = "kept in quarantine"
 )
 
 // PushResult tells where a pushed file is now.
@@ -130,7 +133,8 @@ var ErrNotArchivable = errors.New("it is no WAL segment, timeline history or bac
 
 // Push puts one file of pg_wal into the archive. It returns nil once the
 // content is in the repository, durably and under its own name or, from a
-// proved leader, beside a different one. Any error means that PostgreSQL must
+// proved leader, beside a different one; a .partial or backup history file that
+// differs goes to quarantine, with an alarm. Any error means that PostgreSQL must
 // keep the file and try again; repeating is always safe. Several may push the
 // same file at once.
 //

@@ -361,17 +361,30 @@ func TestABackupHistoryFileIsArchived(t *testing.T) {
 	}
 	push(t, r, path)
 	save(t, path, []byte("START WAL LOCATION: 0/400030\n"))
-	_, err := archive.Push(t.Context(), r, archive.PushOptions{Path: path})
-	if conflict := (*archive.ConflictError)(nil); !errors.As(err, &conflict) {
-		t.Errorf("error is %v", err)
+	for _, leadership := range everyProof() {
+		got, err := archive.Push(t.Context(), r, archive.PushOptions{Path: path, Leadership: leadership})
+		if err != nil || got.Outcome != archive.Quarantined || got.Key == result.Key {
+			t.Errorf("one that differs: %+v, %v", got, err)
+		}
 	}
-	leads := func(context.Context) (archive.Proof, error) { return archive.Leader, nil }
-	if _, err := archive.Push(t.Context(), r, archive.PushOptions{Path: path, Leadership: leads}); err != nil {
-		t.Errorf("the leader's: %v", err)
+	if got, err := r.BackupHistory(t.Context(), result.Key); err != nil || string(got) != "START WAL LOCATION: 0/400028\n" {
+		t.Errorf("what was archived first reads %q, %v", got, err)
+	}
+	if got, want := alarmKinds(t, r), []string{archive.AlarmQuarantine + " " + filepath.Base(path)}; !cmp.Equal(got, want) {
+		t.Errorf("alarms are %q, want %q", got, want)
 	}
 	if n := len(keys(t, store)); n != 3 { // the file, the other in quarantine, one alarm
 		t.Errorf("%d objects: %q", n, keys(t, store))
 	}
+}
+
+// everyProof gives all that asking for the leader can come to.
+func everyProof() []func(context.Context) (archive.Proof, error) {
+	out := []func(context.Context) (archive.Proof, error){nil}
+	for _, p := range []archive.Proof{archive.Leader, archive.NotLeader, archive.Unknown} {
+		out = append(out, func(context.Context) (archive.Proof, error) { return p, nil })
+	}
+	return append(out, func(context.Context) (archive.Proof, error) { return archive.Leader, errors.New("connection refused") })
 }
 
 // TestConflicts: a segment that differs from the archived one, by who pushes it.
@@ -602,17 +615,19 @@ func TestPartialFilesThatDiffer(t *testing.T) {
 	other.until(segSize.Start(4) + 200_000)
 	plain := push(t, r, one.save(t, dir, 4, ".partial"))
 	path := other.save(t, dir, 4, ".partial")
-	if _, err := archive.Push(t.Context(), r, archive.PushOptions{Path: path}); !errors.Is(err, repo.ErrConflict) {
-		t.Errorf("error is %v", err)
-	}
-	leads := func(context.Context) (archive.Proof, error) { return archive.Leader, nil }
-	for range 2 {
-		result, err := archive.Push(t.Context(), r, archive.PushOptions{Path: path, Leadership: leads})
-		if err != nil || result.Key == plain.Key {
-			t.Fatalf("the leader's: %+v, %v", result, err)
+	for _, leadership := range everyProof() {
+		result, err := archive.Push(t.Context(), r, archive.PushOptions{Path: path, Leadership: leadership})
+		if err != nil || result.Key == plain.Key || result.Outcome != archive.Quarantined {
+			t.Fatalf("got %+v, %v", result, err)
 		}
 		if !bytes.Equal(readBack(t, r, result.Key)[:200_000], other.segments[4][:200_000]) {
-			t.Error("content is not the leader's")
+			t.Error("content is not the other's")
 		}
+	}
+	if !bytes.Equal(readBack(t, r, plain.Key)[:100_000], one.segments[4][:100_000]) {
+		t.Error("what was archived first has changed")
+	}
+	if got, want := alarmKinds(t, r), []string{archive.AlarmQuarantine + " " + one.name(4) + ".partial"}; !cmp.Equal(got, want) {
+		t.Errorf("alarms are %q, want %q", got, want)
 	}
 }
