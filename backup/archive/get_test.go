@@ -403,6 +403,28 @@ func TestAFailureIsNeverAbsence(t *testing.T) {
 	}
 }
 
+// TestAnObjectThatIsGoneSinceItWasListedIsNoAbsence: it is the one that the
+// segment size is read from.
+func TestAnObjectThatIsGoneSinceItWasListedIsNoAbsence(t *testing.T) {
+	inner, dir := mem.New(), t.TempDir()
+	b := filled(1, 4, 5)
+	push(t, repo.Open(inner, repotest.Cluster, repo.Options{}), b.save(t, dir, 4, ""))
+	store := storagetest.Faulty(inner, func(c storagetest.Call) (bool, error) {
+		if c.Verb == storagetest.Get {
+			return false, fmt.Errorf("get %s: %w", c.Key, fs.ErrNotExist)
+		}
+		return true, nil
+	})
+	synctest.Test(t, func(t *testing.T) {
+		err := archive.Get(t.Context(), repo.Open(store, repotest.Cluster, repo.Options{}), archive.GetOptions{
+			Name: b.name(5), Dest: filepath.Join(dir, "out"), Lineage: fixed(pg.FirstTimeline()), Standby: true,
+		})
+		if err == nil || errors.Is(err, archive.ErrAbsent) || errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("error is %v", err)
+		}
+	})
+}
+
 func TestAPlaceThatCannotBeWrittenIsSaidAtOnce(t *testing.T) {
 	r, _ := repotest.New(t)
 	b := filled(1, 4, 4)

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/backup/storage"
 	"github.com/pgtender/pgtender/internal/finding"
 	"github.com/pgtender/pgtender/internal/pg"
 )
@@ -135,7 +136,7 @@ func SegmentSize(ctx context.Context, r *repo.Repo) (pg.SegmentSize, error) {
 				continue // no segment
 			}
 			h, err := r.ReadWALHeader(ctx, key)
-			return h.SegmentSize, err
+			return h.SegmentSize, storage.NotAbsence(err) // it was listed: something is archived
 		}
 	}
 	return 0, fmt.Errorf("read the segment size from the archive of %s: no segment is archived: %w", r.Cluster(), fs.ErrNotExist)
