@@ -148,11 +148,13 @@ func (g *geometry) check(h pageHeader, page []byte, at pg.LSN) string {
 }
 
 // stale reports whether the page is a left-over of a recycled segment: a page of
-// the same place in an older segment.
+// the same place in another segment. That is an older one mostly; after a switch
+// of timelines segments of the old one past the fork are recycled too
+// (RemoveNonParentXlogFiles, xlog.c), and may get a lower number than they had.
 func (g *geometry) stale(page []byte, at pg.LSN) bool {
 	h := parsePageHeader(page)
 	return h.magic == g.magic && h.flags&^uint16(pageAllFlags) == 0 && h.timeline != 0 &&
-		h.address < at && (uint64(at)-uint64(h.address))%uint64(g.segment) == 0
+		h.address != at && (uint64(at)-uint64(h.address))%uint64(g.segment) == 0
 }
 
 // align8 rounds up to MAXALIGN, the alignment of records.

@@ -245,6 +245,10 @@ func TestAnUnfilledSegmentIsToldFromADamagedOne(t *testing.T) {
 	old.random(rand.New(rand.NewPCG(9, 9)), segStart-pg.LSN(testSegSize)+1)
 	recycled := old.segments[testSegSize.SegmentOf(segStart)-2]
 
+	later := newBuilder(15, segStart+2*pg.LSN(testSegSize))
+	later.random(rand.New(rand.NewPCG(9, 10)), segStart+3*pg.LSN(testSegSize)+1)
+	orphan := later.segments[testSegSize.SegmentOf(segStart)+2]
+
 	b := newBuilder(15, segStart)
 	b.random(rand.New(rand.NewPCG(10, 10)), segStart+0x80000)
 	b.record(10, 0, nil, make([]byte, 20000)) // the last one spans pages
@@ -270,6 +274,10 @@ func TestAnUnfilledSegmentIsToldFromADamagedOne(t *testing.T) {
 		{name: "zeros follow", segment: filled, tail: wal.TailZero, end: b.at},
 		{name: "a recycled segment follows", tail: wal.TailStale, end: b.at,
 			segment: build(func(s []byte) { copy(s[pageEnd:], recycled[pageEnd:]) })},
+		{name: "a segment of the old timeline past the fork follows, recycled", tail: wal.TailStale, end: b.at,
+			segment: build(func(s []byte) { copy(s[pageEnd:], orphan[pageEnd:]) })},
+		{name: "a page of another place follows", corrupt: "length is 0",
+			segment: build(func(s []byte) { copy(s[pageEnd:], orphan[pageEnd+testBlock:]) })},
 		{name: "a recycled segment follows within the page", corrupt: "record at ",
 			segment: build(func(s []byte) { copy(s[end:], recycled[end:]) })},
 		{name: "a recycled segment follows within the page of an unfinished segment", expect: wal.Expect{Unfinished: true},
