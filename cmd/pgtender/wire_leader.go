@@ -72,6 +72,17 @@ func (n *node) askWALSender(ctx context.Context, leader patroni.Member, want pg.
 	return err
 }
 
+// heldBy gives the WAL that a slot keeps. What a slot is about to lose
+// (unreserved), or has lost, the next checkpoint of the server may remove.
+func heldBy(slots []server.Slot, name string) (pg.LSN, bool) {
+	for _, s := range slots {
+		if s.Name == name && s.Restart != 0 && (s.WALStatus == "reserved" || s.WALStatus == "extended") {
+			return s.Restart, true
+		}
+	}
+	return 0, false
+}
+
 // oldestWAL finds the oldest WAL that the server keeps for the member: what its
 // slot holds, else the oldest segment in pg_wal.
 func oldestWAL(ctx context.Context, conn *server.Conn, slot string) (pg.LSN, error) {
@@ -79,10 +90,8 @@ func oldestWAL(ctx context.Context, conn *server.Conn, slot string) (pg.LSN, err
 	if err != nil {
 		return 0, err
 	}
-	for _, s := range slots {
-		if s.Name == slot && s.Restart != 0 && s.WALStatus != "lost" {
-			return s.Restart, nil
-		}
+	if held, ok := heldBy(slots, slot); ok {
+		return held, nil
 	}
 	info, err := conn.Info(ctx)
 	if err != nil {
