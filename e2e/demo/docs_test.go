@@ -9,8 +9,8 @@ import (
 )
 
 var (
-	// A command line of pgtender in a code block or between back quotes.
-	documented = regexp.MustCompile("(?m)(?:^\\s*(?:\\$ |\\+? *command: )?|`)(?:/usr/local/bin/)?(pgtender (?:-c \\S+ )?([a-z-]+)\\b[^`\n]*)")
+	code       = regexp.MustCompile("(?s)```.*?```|`[^`\n]+`")
+	documented = regexp.MustCompile("(?m)^(?:`| *\\$ |[+ ]*command: )?(?:/usr/local/bin/)?(pgtender (?:-c \\S+ )?([a-z-]+)\\b[^`\n]*)")
 	longFlag   = regexp.MustCompile(`--[a-z-]+`)
 )
 
@@ -23,11 +23,11 @@ func TestDocumentedCommandsExist(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, match := range documented.FindAllStringSubmatch(string(text), -1) {
+		for _, match := range documented.FindAllStringSubmatch(strings.Join(code.FindAllString(string(text), -1), "\n"), -1) {
 			line, command := match[1], match[2]
 			if _, known := help[command]; !known {
 				out, err := exec.Command(tool, "help", command).CombinedOutput()
-				if err != nil || strings.Contains(string(out), "Unknown help topic") {
+				if err != nil || !strings.Contains(string(out), "Usage:\n  pgtender "+command+" ") {
 					t.Errorf("%s: %q: there is no command %s", name, line, command)
 				}
 				help[command] = string(out)
