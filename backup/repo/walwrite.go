@@ -63,7 +63,10 @@ func (r *Repo) EncodeWAL(h WALHeader, blockMap, carry []byte, segment io.ReaderA
 		*x.to = walSection{raw: uint32(len(x.raw)), stored: uint32(len(stored)), sum: checksum(stored), digest: DigestOf(x.raw)}
 		head = append(head, stored...)
 	}
-	d := &WALData{chunks: &spool{dir: r.opts.TempDir, limit: walMemory}}
+	// Room for a segment that does not shrink, once: a buffer that grows is
+	// copied again and again, and memory never written to costs nothing.
+	room := make([]byte, 0, min(walMemory, h.contentLength()))
+	d := &WALData{chunks: &spool{dir: r.opts.TempDir, limit: walMemory, mem: room}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.Close())
