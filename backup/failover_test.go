@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -66,6 +67,45 @@ func TestABackupOfADeadBranchIsNotCommitted(t *testing.T) {
 	}
 	_, err := backup.Take(t.Context(), o)
 	if !errors.Is(err, backup.ErrDeadBranch) {
+		t.Fatalf("got %v", err)
+	}
+	if ids := listed(t, l.repo); len(ids) != 0 {
+		t.Errorf("listed: %v", ids)
+	}
+}
+
+// TestWhileThePrimaryIsSilentArchivedHistoriesCount: all WAL of the backup was
+// archived by the leader that was left behind.
+func TestWhileThePrimaryIsSilentArchivedHistoriesCount(t *testing.T) {
+	l := newLab(t, pgtest.Options{})
+	source, winner := l.standby(t), l.standby(t)
+	winner.Exec(t, "ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
+	winner.WaitFor(t, "SELECT count(*)::text FROM pg_stat_wal_receiver", "0")
+	l.primary.Exec(t, "CREATE TABLE lost AS SELECT generate_series(1, 1000) AS i")
+	source.CatchUp(t, l.primary)
+	var silent atomic.Bool
+	o := l.options(t, source)
+	o.ArchiveTimeout = 3 * time.Second
+	o.Primary = func(ctx context.Context) (*server.Conn, error) {
+		if silent.Load() {
+			return nil, errors.New("no route")
+		}
+		return connect(l.primary)(ctx)
+	}
+	o.Progress = func(p backup.Progress) {
+		if p.Phase == backup.PhaseWAL {
+			silent.Store(true)
+			ended := l.primary.Value(t, "SELECT pg_walfile_name(pg_switch_wal())")
+			l.primary.WaitFor(t, fmt.Sprintf("SELECT (last_archived_wal >= '%s')::text FROM pg_stat_archiver", ended), "true")
+			l.primary.Crash(t)
+			winner.Promote(t)
+			winner.WaitFor(t, "SELECT (archived_count > 0)::text FROM pg_stat_archiver", "true")
+			l.wal.drain(t)
+		}
+	}
+	_, err := backup.Take(t.Context(), o)
+	var pending *backup.PendingError
+	if !errors.As(err, &pending) || !strings.Contains(pending.Why, "left the backup's before its stop") || !strings.Contains(pending.Why, "no route") {
 		t.Fatalf("got %v", err)
 	}
 	if ids := listed(t, l.repo); len(ids) != 0 {

@@ -113,6 +113,9 @@ type walState struct {
 	// that its archived history leads through the backup, and dead that it is
 	// archived and does not.
 	moved, led, dead bool
+	// left: the primary could not be asked, and the archived histories say that
+	// the stop's timeline was left before it.
+	left bool
 
 	local pg.LSN // up to which the source's pg_wal is whole
 	late  bool   // the missing segment has been whole there for longer than the archiver's grace
@@ -142,6 +145,8 @@ func (s *walState) next() (walStep, string) {
 		return walWait, s.archErr.Error()
 	case s.covered && s.moved && !s.led:
 		return walWait, fmt.Sprintf("the primary is on timeline %s, whose history is not in the archive yet", s.primary.Timeline)
+	case s.covered && s.left:
+		return walWait, fmt.Sprintf("the archive knows a timeline that left the backup's before its stop, and the primary cannot be asked whether it is on it: %v", s.primaryErr)
 	case s.covered:
 		return walProved, "all of it is archived"
 	case s.late:
@@ -173,6 +178,10 @@ func (t *run) walState(ctx context.Context, b *repo.Backup) (walState, error) {
 		if s.led, s.dead, err = t.followed(ctx, b, s.primary.Timeline); err != nil {
 			s.archErr = err
 		}
+	}
+	if s.covered && s.primaryErr != nil {
+		lines, err := t.lines.all(ctx)
+		s.archErr, s.left = err, abandoned(b, lines)
 	}
 	s.local = t.localWAL(ctx)
 	return s, storage.ContextError(ctx)

@@ -24,6 +24,7 @@ func TestWhatIsDoneAboutMissingWAL(t *testing.T) {
 	}{
 		{"all of it is archived", walState{covered: true, primary: pg.Pos{Timeline: 1, LSN: at}}, walProved, "archived"},
 		{"all of it is archived and the primary does not answer", walState{covered: true, primaryErr: errors.New("refused")}, walProved, "archived"},
+		{"all of it is archived, the primary does not answer, and a timeline left before the stop", walState{covered: true, left: true, primaryErr: errors.New("refused")}, walWait, "refused"},
 		{"the primary is on a later timeline that has the backup", walState{covered: true, primary: pg.Pos{Timeline: 2, LSN: at}, moved: true, led: true}, walProved, "archived"},
 		{"the primary is on a later timeline of which nothing is known", walState{covered: true, primary: pg.Pos{Timeline: 2, LSN: at}, moved: true}, walWait, "timeline 2, whose history"},
 		{"the primary's timeline left before the stop", walState{covered: true, primary: pg.Pos{Timeline: 2, LSN: at}, moved: true, dead: true}, walDead, "left"},
