@@ -163,7 +163,9 @@ func (p *Plan) chooseBackup(f Facts) error {
 		p.Backup, p.Cover, p.Lineage, p.Timeline = c.Backup, c.Cover, c.Lineage, c.Lineage.Timeline
 		return nil
 	case len(f.Candidates) == 0:
-		return refuse(false, "take one with: pgtender backup", "the repository holds no backup of cluster %s", f.Cluster)
+		// On a cluster's first day there is none, and the next of Patroni's
+		// methods must not wait for it; but it would cost old data.
+		return refuse(f.Dir.State == DirEmpty, "take one with: pgtender backup", "the repository holds no backup of cluster %s", f.Cluster)
 	case f.Backup != 0 && !slices.ContainsFunc(f.Candidates, func(c Candidate) bool { return c.ID == f.Backup }):
 		return refuse(true, "list the backups with: pgtender info", "the repository holds no backup %s of cluster %s", f.Backup, f.Cluster)
 	}

@@ -253,12 +253,13 @@ func TestAttemptsEndAsPatroniNeedsIt(t *testing.T) {
 		waited time.Duration
 		again  bool
 	}{
-		"an outage, for the first minutes":                    {empty, unreachable, 9 * time.Minute, true},
-		"an outage, until the next method must get its turn":  {empty, unreachable, 10 * time.Minute, false},
-		"an outage, for ever where old data would be removed": {old, unreachable, 100 * time.Hour, true},
-		"a refusal that no retry mends":                       {old, &catchup.RefusalError{Permanent: true}, 0, false},
-		"a refusal that a new backup would mend":              {empty, &catchup.RefusalError{}, time.Minute, true},
-		"another run, as long as it works":                    {empty, catchup.ErrLocked, 100 * time.Hour, true},
+		"an outage, for the first minutes":                     {empty, unreachable, 9 * time.Minute, true},
+		"an outage, until the next method must get its turn":   {empty, unreachable, 10 * time.Minute, false},
+		"an outage, for ever where old data would be removed":  {old, unreachable, 100 * time.Hour, true},
+		"a refusal that no retry mends":                        {old, &catchup.RefusalError{Permanent: true}, 0, false},
+		"a refusal that a new backup would mend":               {empty, &catchup.RefusalError{}, time.Minute, true},
+		"an outage while the directory could not be looked at": {catchup.Facts{Purpose: catchup.Replica}, unreachable, 100 * time.Hour, true},
+		"another run, as long as it works":                     {empty, catchup.ErrLocked, 100 * time.Hour, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := catchup.RetryDecision(test.first, test.err, start, start.Add(test.waited))
@@ -303,5 +304,16 @@ func TestBackendsThatOutliveTheStopAreWaitedFor(t *testing.T) {
 	f.Purpose = catchup.Restore
 	if _, err := catchup.Decide(f); !errors.As(err, &refusal) || !refusal.Permanent {
 		t.Errorf("a restore's: got %v", err)
+	}
+}
+
+func TestAnEmptyRepositoryDoesNotHoldUpTheNextMethod(t *testing.T) {
+	none := func(f *catchup.Facts) { f.Candidates = nil }
+	for state, permanent := range map[catchup.DirState]bool{catchup.DirEmpty: true, catchup.DirData: false} {
+		var refusal *catchup.RefusalError
+		_, err := catchup.Decide(facts(replica, none, dir(catchup.DirFacts{State: state})))
+		if !errors.As(err, &refusal) || refusal.Permanent != permanent {
+			t.Errorf("into a directory that is %s: %v", state, err)
+		}
 	}
 }

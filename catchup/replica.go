@@ -96,8 +96,8 @@ func persist(ctx context.Context, log *slog.Logger, attempt func(context.Context
 			return ended(ctx, last)
 		}
 		last = err
-		if first == nil {
-			first = &f
+		if first == nil || first.Dir.State == "" {
+			first = &f // "" says that the directory could not be looked at
 		}
 		if r.Files > 0 {
 			since = time.Now()
@@ -142,7 +142,8 @@ func RetryDecision(first Facts, err error, since, now time.Time) Retry {
 	var refusal *RefusalError
 	waited := now.Sub(since)
 	r := Retry{Again: true, After: min(max(waited/4, time.Second), 30*time.Second)}
-	switch old := first.Dir.State == DirData || first.Dir.State == DirFinished; {
+	// A directory that could not be looked at may hold old data.
+	switch old := first.Dir.State != DirEmpty && first.Dir.State != DirUnfinished; {
 	case errors.As(err, &refusal) && refusal.Permanent:
 		r = Retry{Reason: "nothing was touched, and no retry mends this"}
 	case errors.Is(err, errTaken):
