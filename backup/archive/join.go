@@ -44,7 +44,7 @@ func (f *Fault) Unwrap() error { return f.Err }
 type joiner struct {
 	walk    *walk
 	chain   wal.Chain
-	changes *wal.BlockMap
+	changes *wal.BlockMap // nil: not wanted
 	// fullPageWritesOff says that a record said so.
 	fullPageWritesOff bool
 }
@@ -109,7 +109,7 @@ func (j *joiner) unite(s *step, joint wal.Joint, own bool, fault *Fault) *Fault 
 			fault.Kind, fault.Err = FaultUntracked, fmt.Errorf("record at %s: %w", done.Record.Start, errUntracked)
 			return fault
 		}
-		j.changes.Merge(done.Map)
+		j.merge(done.Map)
 		j.fullPageWritesOff = j.fullPageWritesOff || done.Flags&wal.FlagFullPageWritesOff != 0
 	}
 	if !own {
@@ -120,11 +120,17 @@ func (j *joiner) unite(s *step, joint wal.Joint, own bool, fault *Fault) *Fault 
 		fault.Err = fmt.Errorf("segment %s: %w", s.headers[0].Name(), errUntracked)
 		return fault
 	}
-	j.changes.Merge(s.changes)
+	j.merge(s.changes)
 	for i := range s.infos {
 		j.fullPageWritesOff = j.fullPageWritesOff || s.infos[i].Flags&wal.FlagFullPageWritesOff != 0
 	}
 	return nil
+}
+
+func (j *joiner) merge(m *wal.BlockMap) {
+	if j.changes != nil {
+		j.changes.Merge(m)
+	}
 }
 
 // readRecord takes the changes of a record that is too large for carries from
@@ -143,7 +149,9 @@ func (j *joiner) readRecord(ctx context.Context, at pg.LSN) error {
 	if rec.Start != at {
 		return fmt.Errorf("read the record at %s: the next one is at %s: %w", at, rec.Start, wal.ErrBroken)
 	}
-	flags, err := j.changes.Record(rec)
+	changes := new(wal.BlockMap)
+	flags, err := changes.Record(rec)
+	j.merge(changes)
 	if err == nil && flags.BreaksChain() {
 		err = fmt.Errorf("record at %s: %w", at, errUntracked)
 	}

@@ -65,7 +65,7 @@ var errUnread = errors.New("its content was not read when it was archived")
 // newPart makes a part of one segment.
 func newPart(meta repo.WALMeta) (part, error) {
 	h := meta.Header
-	if !read(&h) {
+	if !wasRead(&h) {
 		return part{headers: []repo.WALHeader{h}}, fmt.Errorf("segment %s: %w", h.Name(), errUnread)
 	}
 	info, err := infoOf(&h)

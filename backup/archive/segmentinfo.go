@@ -65,5 +65,5 @@ func infoOf(h *repo.WALHeader) (wal.Info, error) {
 	return info, nil
 }
 
-// read reports whether the segment's content was read when it was archived.
-func read(h *repo.WALHeader) bool { return h.BlockSize != 0 }
+// wasRead reports whether the segment's content was read when it was archived.
+func wasRead(h *repo.WALHeader) bool { return h.BlockSize != 0 }

@@ -113,12 +113,16 @@ func firstOfGroup(begin, n pg.SegmentNumber) pg.SegmentNumber {
 // steps walks from segment first to last. The error says nothing about the
 // archive, and ends the walk.
 func (w *walk) steps(ctx context.Context, first, last pg.SegmentNumber) iter.Seq2[step, error] {
+	objects, err := w.listed(ctx, first, last)
+	if err != nil {
+		return func(yield func(step, error) bool) { yield(step{}, err) }
+	}
+	return w.stepsOf(ctx, first, last, objects)
+}
+
+// stepsOf is steps over what was listed.
+func (w *walk) stepsOf(ctx context.Context, first, last pg.SegmentNumber, objects map[pg.SegmentNumber]repo.WALObject) iter.Seq2[step, error] {
 	return func(yield func(step, error) bool) {
-		objects, err := w.listed(ctx, first, last)
-		if err != nil {
-			yield(step{}, err)
-			return
-		}
 		archived := func(n pg.SegmentNumber) bool { _, ok := objects[n]; return ok }
 		for _, s := range stretches(w.history, w.size, first, last, archived) {
 			list := make([]repo.WALObject, 0, s.last-s.first+1)
