@@ -22,8 +22,9 @@ func TestReplicaMethods(t *testing.T) {
 			primary := server(s, leader)
 			primary.EnableAMCheck(t)
 			primary.PgbenchInit(t, 1)
-			s.backup(t)
 			m := &methods{site: s, leader: leader, replica: replica}
+			t.Run("nothing to restore", m.nothingToRestore)
+			s.backup(t)
 			m.rebuild(t, "with Patroni's arguments", nil, m.wiped)
 			m.rebuild(t, "without arguments", map[string]any{"no_params": true}, m.wiped)
 			m.rebuild(t, "over the old data, by reinit", nil, m.reinit)
@@ -31,7 +32,6 @@ func TestReplicaMethods(t *testing.T) {
 			m.rebuild(t, "over the old data that it is handed, without arguments", map[string]any{"keep_data": true, "no_params": true}, m.reinit)
 			m.rebuild(t, "with options of other tools", map[string]any{"keep_data": true, "some_option": "its value", "no_master": 1}, m.wiped)
 			m.rebuild(t, "without a leader", map[string]any{"no_leader": true}, m.leaderless)
-			t.Run("a cluster that the repository knows nothing of", m.nothingToRestore)
 		})
 	}
 }
@@ -96,10 +96,14 @@ func (m *methods) leaderless(t *testing.T) {
 // nothingToRestore wants pgtender to give way at once to the next method, and
 // to say why, where there is no backup.
 func (m *methods) nothingToRestore(t *testing.T) {
-	dir := filepath.Join(m.Dir, "empty")
-	o := m.run(t, m.replica, "--repository", "file://"+dir, "create-replica", "--scope="+m.Scope, "--role=replica",
-		"--datadir="+filepath.Join(m.Dir, "nowhere"), "--connstring=host=127.0.0.1 user=nobody")
-	if o.code == 0 || !strings.Contains(o.stderr, "hint: ") {
-		t.Errorf("want a refusal with advice: %v", o)
+	m.replica.Kill()
+	m.Wipe(m.replica)
+	m.refused(t, m.replica, []string{"create-replica", "--scope=" + m.Scope, "--role=replica",
+		"--datadir=" + m.replica.DataDir, "--connstring=host=127.0.0.1 user=nobody"}, "backup", "hint: ")
+	if exists(filepath.Join(m.replica.DataDir, "PG_VERSION")) {
+		t.Error("something was put into the data directory")
 	}
+	m.StartNode(m.replica)
+	m.WaitStreaming(1)
+	m.WaitSyncStandby()
 }
