@@ -15,11 +15,11 @@ func (a *app) walCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "wal",
 		Short:   "Look after the archived WAL",
-		Example: "  pgtender wal acknowledge ID --reason 'old leader pushed past the fork'",
+		Example: "  pgtender wal verify\n  pgtender wal acknowledge ID --reason 'old leader pushed past the fork'",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.walAcknowledgeCmd())
+	cmd.AddCommand(a.walVerifyCmd(), a.walAcknowledgeCmd())
 	return cmd
 }
 

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgtender/pgtender/backup"
+	"github.com/pgtender/pgtender/backup/archive"
+	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/internal/finding"
+	"github.com/pgtender/pgtender/internal/pg"
+)
+
+func (a *app) walVerifyCmd() *cobra.Command {
+	var deep bool
+	var timeline string
+	cmd := &cobra.Command{
+		Use:   "verify",
+		Short: "Prove that the archived WAL has no hole",
+		Long: `Judges the archived WAL along the history in force: --timeline's, else the current
+leader's, else the repository's. Every segment must be there and continue the one
+before it, by what is stored about each; with --deep every segment is read too,
+its records are checked, and what is stored about it is compared. A hole is named,
+with the members whose pg_wal may still hold the segments. WAL that a failover
+left behind is not looked at.
+
+JSON keys: ok, deep, history (timeline, source), first, last, segments, indexes,
+bytes_read, faults (kind: missing, damaged, broken, unread or untracked; first,
+last, count, at, text, ends_recovery), quarantine, members, findings (severity,
+text, hint).
+
+Exit status:
+  0  no hole
+  1  a hole, damage, or the archive could not be judged
+  2  wrong usage or configuration`,
+		Example: "  pgtender wal verify\n  pgtender wal verify --deep --json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			n, err := a.node()
+			if err != nil {
+				return err
+			}
+			defer n.close()
+			var t pg.Timeline
+			if timeline != "" {
+				if t, err = parseTimeline(timeline); err != nil {
+					return usagef("--timeline: %w", err)
+				}
+			}
+			v, err := n.walVerify(cmd.Context(), t, deep)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				err = a.printJSON(v)
+			} else {
+				printFindings(a.out, v.Findings)
+			}
+			if err == nil && !v.OK {
+				err = exitError{code: exitFailed}
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&deep, "deep", false, "read and check the content of every segment")
+	cmd.Flags().StringVar(&timeline, "timeline", "", "judge along the history of timeline `NUMBER`, whatever the leader's is")
+	return cmd
+}
+
+// walVerified is the result of the command; its keys are part of the interface.
+type walVerified struct {
+	OK         bool              `json:"ok"`
+	Deep       bool              `json:"deep"`
+	History    infoHistory       `json:"history"`
+	First      string            `json:"first"`
+	Last       string            `json:"last"`
+	Segments   int               `json:"segments"`
+	Indexes    int               `json:"indexes"`
+	BytesRead  int64             `json:"bytes_read"`
+	Faults     []walFault        `json:"faults"`
+	Quarantine []string          `json:"quarantine"`
+	Members    []string          `json:"members"`
+	Findings   []finding.Finding `json:"findings"`
+}
+
+type walFault struct {
+	Kind         archive.FaultKind `json:"kind"`
+	First        string            `json:"first"`
+	Last         string            `json:"last"`
+	Count        int               `json:"count"`
+	At           pg.LSN            `json:"at"`
+	Text         string            `json:"text"`
+	EndsRecovery bool              `json:"ends_recovery"`
+}
+
+func (n *node) walVerify(ctx context.Context, t pg.Timeline, deep bool) (walVerified, error) {
+	r, err := n.repository(ctx)
+	if err != nil {
+		return walVerified{}, err
+	}
+	lineage, err := archive.ResolveLineage(ctx, r, archive.LineageOptions{Timeline: t, Leader: n.leaderHistory()})
+	if err != nil {
+		return walVerified{}, err
+	}
+	v, err := archive.Verify(ctx, r, lineage, archive.VerifyOptions{Deep: deep, Log: n.log})
+	if err != nil {
+		return walVerified{}, err
+	}
+	out := walVerified{
+		Deep: deep, History: infoHistory{Timeline: lineage.Timeline, Source: lineage.Source}, Segments: v.Segments, Indexes: v.Indexes, BytesRead: v.Bytes,
+		Faults: []walFault{}, Quarantine: []string{}, Members: []string{},
+	}
+	if v.SegmentSize != 0 {
+		out.First, out.Last = v.First.Name(v.SegmentSize), v.Last.Name(v.SegmentSize)
+	}
+	for i := range v.Faults {
+		f := &v.Faults[i]
+		out.Faults = append(out.Faults, walFault{f.Kind, f.Segment.Name(v.SegmentSize), f.Last.Name(v.SegmentSize), f.Count(), f.At, f.Error(), f.EndsRecovery()})
+	}
+	if len(v.Faults) > 0 {
+		out.Members = n.mayHoldWAL(ctx, r)
+	}
+	quarantine, err := r.Quarantine(ctx)
+	if err != nil {
+		return walVerified{}, err
+	}
+	for _, q := range quarantine {
+		out.Quarantine = append(out.Quarantine, q.Key.Name())
+	}
+	out.Findings = v.Findings(out.Members)
+	if len(quarantine) > 0 {
+		out.Findings = append(out.Findings, finding.Finding{
+			Severity: finding.Info, Text: fmt.Sprintf("%d files are in quarantine, from where nothing is served", len(quarantine)), Hint: "pgtender info shows their alarms",
+		})
+	}
+	out.OK = finding.Worst(out.Findings) < finding.Error
+	return out, nil
+}
+
+// mayHoldWAL names the members whose pg_wal may hold what the archive lacks:
+// those of the cluster, and those that the repository knows from marks, alarms
+// and backups. What cannot be asked is left out.
+func (n *node) mayHoldWAL(ctx context.Context, r *repo.Repo) []string {
+	var out []string
+	if c, err := n.cluster(ctx); err == nil {
+		for _, m := range c.Members {
+			out = append(out, m.Name)
+		}
+	}
+	if seen, err := sightings(ctx, r); err == nil {
+		for name := range seen {
+			out = append(out, name)
+		}
+	}
+	if alarms, err := archive.Alarms(ctx, r); err == nil {
+		for _, alarm := range alarms {
+			out = append(out, alarm.Member)
+		}
+	}
+	if backups, err := backup.List(ctx, r); err == nil {
+		for _, b := range backups {
+			if b.Backup != nil {
+				out = append(out, b.Backup.SourceMember)
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.DeleteFunc(slices.Compact(out), func(name string) bool { return name == "" })
+}
