@@ -274,8 +274,7 @@ func (r *runner) clean() error {
 			return fmt.Errorf("remove marker: %w", err)
 		}
 	}
-	// The state first: without it the rest means nothing.
-	for _, name := range []string{stateName, journalName, oldName, controlName} {
+	for _, name := range []string{journalName, oldName, controlName} {
 		if err := r.files.Remove(workPath(r.dir(), name)); err != nil {
 			return fmt.Errorf("remove work files: %w", err)
 		}
@@ -283,7 +282,14 @@ func (r *runner) clean() error {
 	if err := os.RemoveAll(workPath(r.dir(), stageName)); err != nil {
 		return fmt.Errorf("remove work files: %w", err)
 	}
-	return r.sweep()
+	if err := r.sweep(); err != nil {
+		return err
+	}
+	// Last, for it makes the next run do the rest of this.
+	if err := r.files.Remove(workPath(r.dir(), stateName)); err != nil {
+		return fmt.Errorf("remove state: %w", err)
+	}
+	return nil
 }
 
 // tidy removes the work directory after a run, if nothing is in it that is
