@@ -7,7 +7,9 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -49,8 +51,14 @@ func Command(ctx context.Context, t testing.TB, path string, args ...string) *ex
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: credential(t)}
 	cmd.Dir = "/"
-	cmd.Env = append(os.Environ(), "LC_ALL=C", "PGTZ=UTC", "PGCONNECT_TIMEOUT=10")
+	cmd.Env = append(environ(), "LC_ALL=C", "PGTZ=UTC", "PGCONNECT_TIMEOUT=10")
 	return cmd
+}
+
+// environ is our environment without the variables that steer tests: a pgtender
+// that a server runs would take them for misspelt settings.
+func environ() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "PGTENDER_") })
 }
 
 // Dir makes an empty directory that the servers' user owns and can reach

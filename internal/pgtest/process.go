@@ -70,7 +70,7 @@ func (c *Cluster) Launch(t testing.TB) {
 	defer log.Close()
 	p := &process{cmd: exec.Command(filepath.Join(c.BinDir, "postgres"), args...), done: make(chan struct{})}
 	p.cmd.Dir = "/"
-	p.cmd.Env = append(os.Environ(), "LC_ALL=C")
+	p.cmd.Env = append(environ(), "LC_ALL=C")
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{
 		Credential: credential(t),
