@@ -23,6 +23,7 @@ const (
 	FaultBroken    FaultKind = "broken"    // two segments are not one log
 	FaultUnread    FaultKind = "unread"    // archived as it was, damaged perhaps
 	FaultUntracked FaultKind = "untracked" // changes that no block map can name
+	FaultIndex     FaultKind = "index"     // an index object does not say what its segments' objects do
 )
 
 // Fault is where the archive's knowledge of a history ends.

@@ -48,7 +48,7 @@ type FaultSpan struct {
 func (f *FaultSpan) Count() int { return Span{f.Segment, f.Last}.Count() }
 
 // EndsRecovery reports whether recovery cannot get past the fault.
-func (f *FaultSpan) EndsRecovery() bool { return f.Kind != FaultUntracked }
+func (f *FaultSpan) EndsRecovery() bool { return f.Kind != FaultUntracked && f.Kind != FaultIndex }
 
 // Verify judges whether the archive holds a history without a hole: every
 // segment is there, and each continues the one before, as their headers, block
@@ -81,6 +81,11 @@ func Verify(ctx context.Context, r *repo.Repo, l Lineage, opts VerifyOptions) (V
 		}
 		if err := v.take(ctx, j, &s); err != nil {
 			return v, fmt.Errorf("verify archived WAL: %w", err)
+		}
+		if opts.Deep && s.indexed {
+			if err := v.compareIndex(ctx, w, &s.part, objects); err != nil {
+				return v, fmt.Errorf("verify archived WAL: %w", err)
+			}
 		}
 	}
 	if opts.Deep {

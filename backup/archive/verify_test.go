@@ -17,6 +17,7 @@ import (
 	"github.com/pgtender/pgtender/backup/storage/meter"
 	"github.com/pgtender/pgtender/internal/finding"
 	"github.com/pgtender/pgtender/internal/pg"
+	"github.com/pgtender/pgtender/internal/pg/wal"
 )
 
 func verify(t *testing.T, r *repo.Repo, h pg.History, deep bool) archive.Verified {
@@ -101,6 +102,19 @@ func TestVerifyNamesEveryFault(t *testing.T) {
 		{"a description of other WAL", []string{"damaged 246..246"}, true, func(t *testing.T, r *repo.Repo, s storage.Store) {
 			restate(t, r, s, old, 246)
 		}},
+		{"an index of other changes", []string{"index 250..255"}, true, func(t *testing.T, r *repo.Repo, s storage.Store) {
+			x, err := r.ReadWALIndex(t.Context(), repo.IncarnationOf(h), 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			x.BlockMap = new(wal.BlockMap).Encode()
+			if err := s.Delete(t.Context(), r.WALIndexKey(repo.IncarnationOf(h), 0)); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.PutWALIndex(t.Context(), x); err != nil {
+				t.Fatal(err)
+			}
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r, store := base.copy(t)
@@ -120,9 +134,11 @@ func TestVerifyNamesEveryFault(t *testing.T) {
 				}
 				for i := range v.Faults {
 					name := v.Faults[i].Segment.Name(segSize)
-					if !slices.ContainsFunc(f, func(f finding.Finding) bool {
-						return strings.Contains(f.Text, name) && strings.Contains(f.Hint, "pg1, pg3")
-					}) {
+					advice := "pg_wal of pg1, pg3"
+					if v.Faults[i].Kind == archive.FaultIndex {
+						advice = "remove the index"
+					}
+					if !slices.ContainsFunc(f, func(f finding.Finding) bool { return strings.Contains(f.Text, name) && strings.Contains(f.Hint, advice) }) {
 						t.Errorf("no finding names %s: %v", name, f)
 					}
 				}

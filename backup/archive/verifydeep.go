@@ -60,6 +60,37 @@ func (v *Verified) inspect(ctx context.Context, w *walk, objects map[pg.SegmentN
 	return nil
 }
 
+// compareIndex makes a group's index anew from the segments' objects, and
+// compares.
+func (v *Verified) compareIndex(ctx context.Context, w *walk, p *part, objects map[pg.SegmentNumber]repo.WALObject) error {
+	var list []repo.WALObject
+	for n := p.first(); n <= p.last(); n++ {
+		list = append(list, objects[n])
+	}
+	anew, unfit, err := joinGroup(ctx, w.repo, list)
+	if err != nil {
+		return err
+	}
+	if unfit != nil {
+		if errors.Is(unfit, repo.ErrCorrupt) || errors.Is(unfit, fs.ErrNotExist) {
+			return nil // the inspection of the segments says so
+		}
+	} else if got, want := p.index(), anew.index(); slices.Equal(got.Headers, want.Headers) && bytes.Equal(got.BlockMap, want.BlockMap) && bytes.Equal(got.Carry, want.Carry) {
+		return nil
+	} else {
+		unfit = errors.New("its segments say otherwise")
+	}
+	h := &p.headers[0]
+	v.Faults = append(v.Faults, FaultSpan{
+		Fault: Fault{
+			Kind: FaultIndex, Segment: pg.Segment{Timeline: h.Incarnation.Timeline, Number: h.Segment}, At: h.Start(),
+			Err: fmt.Errorf("%s: %w: %w", w.repo.WALIndexKey(h.Incarnation, repo.GroupOf(h.Segment)), repo.ErrCorrupt, unfit),
+		},
+		Last: pg.Segment{Timeline: h.Incarnation.Timeline, Number: p.last()},
+	})
+	return nil
+}
+
 // inspect reads a segment whole and compares it with what is stored about it.
 func (w *walk) inspect(ctx context.Context, o repo.WALObject) error {
 	key := o.Object.Key

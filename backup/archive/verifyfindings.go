@@ -21,7 +21,7 @@ func (v *Verified) Findings(members []string) []finding.Finding {
 	for i := range v.Faults {
 		f := &v.Faults[i]
 		severity := finding.Error
-		if !f.EndsRecovery() {
+		if f.Kind == FaultUntracked {
 			severity = finding.Info
 		}
 		add(severity, f.hint(members), "%s", f.text(v))
@@ -55,6 +55,8 @@ func (f *FaultSpan) text(v *Verified) string {
 		return fmt.Sprintf("archived segment %s does not continue the one before it; recovery ends at %s: %v", first, f.At, f.Err)
 	case FaultUnread:
 		return fmt.Sprintf("segment %s was archived as it was, and recovery most likely ends in it: %v", first, f.Err)
+	case FaultIndex:
+		return fmt.Sprintf("the index of segments %s to %s is wrong, and incremental backups may rest on it: %v", first, last, f.Err)
 	}
 	return fmt.Sprintf("changes from %s on cannot be told, so that the next backup is a full one: %v", f.At, f.Err)
 }
@@ -75,6 +77,8 @@ func (f *FaultSpan) hint(members []string) string {
 		return "two servers wrote this WAL: compare with " + where + otherwise
 	case FaultUnread:
 		return "look for a sound copy in " + where + otherwise
+	case FaultIndex:
+		return "remove the index object, which is then made anew, and take a full backup: what rests on the wrong one cannot be trusted"
 	}
 	return ""
 }

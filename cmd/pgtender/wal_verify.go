@@ -28,8 +28,8 @@ with the members whose pg_wal may still hold the segments. WAL that a failover
 left behind is not looked at.
 
 JSON keys: ok, deep, history (timeline, source), first, last, segments, indexes,
-bytes_read, faults (kind: missing, damaged, broken, unread or untracked; first,
-last, count, at, text, ends_recovery), quarantine, members, findings (severity,
+bytes_read, faults (kind: missing, damaged, broken, unread, untracked or index;
+first, last, count, at, text, ends_recovery), quarantine, members, findings (severity,
 text, hint).
 
 Exit status:
