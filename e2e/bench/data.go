@@ -24,9 +24,10 @@ const (
 	wideBatch      = 50000 // rows
 )
 
-// fill makes about so many megabytes of data: half pgbench's, half wide rows.
-func (p *postgres) fill(ctx context.Context, megabytes int) error {
-	scale := strconv.Itoa(max(1, megabytes/2/pgbenchScaleMB))
+// fill makes about so many megabytes of data, as many percent of them wide
+// rows and the rest pgbench's.
+func (p *postgres) fill(ctx context.Context, megabytes, wide int) error {
+	scale := strconv.Itoa(max(1, megabytes*(100-wide)/100/pgbenchScaleMB))
 	_, err := p.m.output(ctx, p.m.program("pgbench"), "-i", "-q", "-s", scale, "-h", p.m.dir, "-p", strconv.Itoa(p.port), "-U", "postgres", "postgres")
 	if err != nil {
 		return err

@@ -42,6 +42,7 @@ func main() {
 // options are the flags.
 type options struct {
 	size       int // of the databases, MB
+	wide       int // percent of it
 	runs       int
 	workers    int
 	segments   int // pushed one by one
@@ -65,6 +66,9 @@ func (o options) validate() error {
 			return fmt.Errorf("--%s %d: want 1 or more", name, v)
 		}
 	}
+	if o.wide < 0 || o.wide > 100 {
+		return fmt.Errorf("--wide %d: want 0 to 100", o.wide)
+	}
 	return nil
 }
 
@@ -80,7 +84,8 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	var o options
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(errOut)
-	flags.IntVar(&o.size, "size", 1024, "`MB` of data: half of it pgbench's tables, half wide rows with a random index")
+	flags.IntVar(&o.size, "size", 1024, "`MB` of data: pgbench's tables, and wide rows with a random index")
+	flags.IntVar(&o.wide, "wide", 50, "`percent` of the data that are wide rows; pgbench's tables compress far better than most")
 	flags.IntVar(&o.runs, "runs", 3, "`rounds`")
 	flags.IntVar(&o.workers, "workers", 2, "readers and compressors of each tool")
 	flags.IntVar(&o.segments, "segments", 8, "WAL `segments` to push one by one")

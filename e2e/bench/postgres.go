@@ -180,19 +180,19 @@ log_line_prefix = '%m [%p] %b '
 
 // startSource starts the server to be backed up, and makes it and its data
 // first unless an earlier run did.
-func (m *machine) startSource(ctx context.Context, megabytes int) error {
+func (m *machine) startSource(ctx context.Context, megabytes, wide int) error {
 	dataDir, made := m.path("data"), m.path("data-made")
-	want := strconv.Itoa(megabytes)
+	want := fmt.Sprintf("%d MB, %d %% of it wide rows", megabytes, wide)
 	switch have, err := os.ReadFile(made); {
 	case err == nil && string(have) != want:
-		return fmt.Errorf("%s has %s MB of data, not %s\nhint: name another --dir", m.dir, have, want)
+		return fmt.Errorf("%s has %s, not %s\nhint: name another --dir", m.dir, have, want)
 	case err == nil:
 		m.server, err = m.startPostgres(ctx, dataDir, sourcePort)
 		return err
 	case !errors.Is(err, fs.ErrNotExist):
 		return err
 	}
-	m.say("making %d MB of data", megabytes)
+	m.say("making data: %s", want)
 	if err := os.RemoveAll(dataDir); err != nil {
 		return err
 	}
@@ -210,7 +210,7 @@ func (m *machine) startSource(ctx context.Context, megabytes int) error {
 	if m.server, err = m.startPostgres(ctx, dataDir, sourcePort); err != nil {
 		return err
 	}
-	if err := m.server.fill(ctx, megabytes); err != nil {
+	if err := m.server.fill(ctx, megabytes, wide); err != nil {
 		return err
 	}
 	return m.writeFile(made, want, 0o644)

@@ -13,7 +13,8 @@ import (
 
 // Report is the result; its keys are what --json prints. Times are seconds.
 type Report struct {
-	SizeMB     int               `json:"size_mb"`    // asked for
+	SizeMB     int               `json:"size_mb"` // asked for
+	Wide       int               `json:"wide_percent"`
 	DataBytes  int64             `json:"data_bytes"` // of the data directory, without WAL
 	Rounds     int               `json:"rounds"`
 	Workers    int               `json:"workers"`
@@ -66,7 +67,7 @@ type Ratios struct {
 }
 
 func newReport(tools []tool, skipped []string, o options) *Report {
-	r := &Report{SizeMB: o.size, Rounds: o.runs, Workers: o.workers, Cold: o.cold, Processors: runtime.NumCPU(), Tools: map[string]string{}, Skipped: skipped}
+	r := &Report{SizeMB: o.size, Wide: o.wide, Rounds: o.runs, Workers: o.workers, Cold: o.cold, Processors: runtime.NumCPU(), Tools: map[string]string{}, Skipped: skipped}
 	for _, t := range tools {
 		r.Tools[t.name()] = t.about()
 		r.order = append(r.order, t.name())
@@ -181,7 +182,7 @@ func (r *Report) writeTable(w io.Writer) error {
 	if r.Cold {
 		cache = "cold"
 	}
-	fmt.Fprintf(w, "%d MB of data, %d rounds, %s cache, %d processors; medians, and pgtender's figures over the peer's (median of the rounds' ratios)\n", r.DataBytes/1e6, r.Rounds, cache, r.Processors)
+	fmt.Fprintf(w, "%d MB of data (%d %% wide rows), %d rounds, %s cache, %d processors; medians, and pgtender's figures over the peer's (median of the rounds' ratios)\n", r.DataBytes/1e6, r.Wide, r.Rounds, cache, r.Processors)
 	for _, name := range r.order {
 		if about, ok := r.Tools[name]; ok {
 			fmt.Fprintf(w, "  %s: %s\n", name, about)
