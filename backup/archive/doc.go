@@ -27,6 +27,10 @@
 // absence or names the object, the object into a temporary file, its digest,
 // the rename.
 //
+// What WAL changed is read without WAL: [Changes] unites block maps along a
+// history, 256 segments at a time where there is an index object ([IndexGroup]),
+// and [Verify] judges by the same walk whether the archive has a hole.
+//
 // Nothing here answers "archived" or "absent" unless the store said so. The
 // decisions are pure functions: [DecideOwner], [Serves], [ServesHistory],
 // [GetPolicy], and those behind Coverage, ReadStatus and ResolveLineage.

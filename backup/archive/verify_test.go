@@ -138,7 +138,9 @@ func TestVerifyNamesEveryFault(t *testing.T) {
 					if v.Faults[i].Kind == archive.FaultIndex {
 						advice = "remove the index"
 					}
-					if !slices.ContainsFunc(f, func(f finding.Finding) bool { return strings.Contains(f.Text, name) && strings.Contains(f.Hint, advice) }) {
+					if !slices.ContainsFunc(f, func(f finding.Finding) bool {
+						return strings.Contains(f.Text, name) && strings.Contains(f.Hint, advice)
+					}) {
 						t.Errorf("no finding names %s: %v", name, f)
 					}
 				}
