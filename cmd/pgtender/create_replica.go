@@ -14,6 +14,7 @@ import (
 
 	"github.com/pgtender/pgtender/backup/archive"
 	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/backup/storage"
 	"github.com/pgtender/pgtender/catchup"
 	"github.com/pgtender/pgtender/internal/finding"
 	"github.com/pgtender/pgtender/internal/pg"
@@ -69,6 +70,11 @@ func (a *app) createReplica(ctx context.Context, n *node, call hook.Call, f repl
 	var r *repo.Repo
 	err = n.patiently(ctx, gather.Dir, f.plan, func(ctx context.Context) (err error) {
 		r, gather.SystemID, err = n.clusterRepository(ctx)
+		if errors.Is(err, storage.ErrNoStore) && !hasControl(gather.Dir) && n.firstUse(ctx) == nil {
+			// On a cluster's first day nothing was ever stored, and the next of
+			// Patroni's methods must not wait for it.
+			return &catchup.RefusalError{Reason: err.Error(), Advice: "the repository begins with the first archived WAL; take a backup then with: pgtender backup", Permanent: true}
+		}
 		return err
 	})
 	if err != nil {
@@ -144,7 +150,7 @@ func (n *node) clusterRepository(ctx context.Context) (*repo.Repo, pg.SystemID, 
 // with the same patience as it has afterwards. once makes a single attempt.
 func (n *node) patiently(ctx context.Context, dir string, once bool, open func(context.Context) error) error {
 	facts := catchup.Facts{Dir: catchup.DirFacts{State: catchup.DirEmpty}}
-	if exists(filepath.Join(dir, "global", "pg_control")) {
+	if hasControl(dir) {
 		facts.Dir.State = catchup.DirData
 	}
 	began := time.Now()
@@ -164,6 +170,10 @@ func (n *node) patiently(ctx context.Context, dir string, once bool, open func(c
 		case <-time.After(d.After):
 		}
 	}
+}
+
+func hasControl(dir string) bool {
+	return exists(filepath.Join(dir, filepath.FromSlash(pg.ControlPath)))
 }
 
 // archiveOld pushes WAL of the old data that was never archived.
