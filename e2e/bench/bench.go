@@ -2,30 +2,13 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"slices"
 	"strings"
-	"time"
 )
-
-// parseResult takes the waits out of what pgtender backup --json prints.
-func parseResult(out []byte) (checkpoint, wal time.Duration, err error) {
-	var r struct {
-		Checkpoint *time.Duration `json:"checkpoint_ns"`
-		WAL        *time.Duration `json:"wal_ns"`
-	}
-	if err := json.Unmarshal(out, &r); err != nil {
-		return 0, 0, fmt.Errorf("parse the result of pgtender backup: %w", err)
-	}
-	if r.Checkpoint == nil || r.WAL == nil {
-		return 0, 0, errors.New("parse the result of pgtender backup: checkpoint_ns or wal_ns is missing")
-	}
-	return *r.Checkpoint, *r.WAL, nil
-}
 
 // bench does everything and gives the report.
 func bench(ctx context.Context, o options, note io.Writer) (report *Report, err error) {
