@@ -48,7 +48,7 @@ func killRounds(t *testing.T, rounds int) {
 	primary.EnableAMCheck(t)
 	primary.PgbenchInit(t, 4)
 	primary.Workload(seed).Run(t, 10)
-	s.useMethod(t, nil)
+	s.useMethod(t, map[string]any{"keep_data": true})
 	began := time.Now()
 	k.base = s.backup(t)
 	k.lasts["backup"] = time.Since(began)
@@ -59,11 +59,19 @@ func killRounds(t *testing.T, rounds int) {
 	k.lasts["restore"] = time.Since(began)
 	k.lasts["create-replica"] = k.lasts["restore"]
 
-	kinds := []func(*killer, *testing.T){(*killer).killBackup, (*killer).killRestore, (*killer).killReplica, (*killer).killNode}
-	names := []string{"backup", "restore", "create-replica", "the node in create-replica"}
+	kinds := []struct {
+		name string
+		run  func(*killer, *testing.T)
+	}{
+		{"backup", (*killer).killBackup},
+		{"restore", (*killer).killRestore},
+		{"create-replica", (*killer).killReplica},
+		{"the node in create-replica", (*killer).killNode},
+		{"the node in create-replica over old data", (*killer).killNodeOverOld},
+	}
 	for i := range rounds {
-		which := i % len(kinds)
-		if !t.Run(fmt.Sprintf("%d %s", i, names[which]), func(t *testing.T) { kinds[which](k, t) }) {
+		kind := kinds[i%len(kinds)]
+		if !t.Run(fmt.Sprintf("%d %s", i, kind.name), func(t *testing.T) { kind.run(k, t) }) {
 			return
 		}
 	}
@@ -175,6 +183,32 @@ func (k *killer) killNode(t *testing.T) {
 		mustNotStart(t, k.site, replica.DataDir)
 	}
 	k.StartNode(replica)
+	k.joined(t, replica)
+}
+
+// killNodeOverOld kills the whole node while its old data is being replaced. Where
+// that had been begun and not ended, Patroni wants to be told to go on.
+func (k *killer) killNodeOverOld(t *testing.T) {
+	replica := k.WaitSyncStandby()
+	if err := replica.RequestReinit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "pgtender create-replica to run", func() bool { return creating(replica) != 0 })
+	time.Sleep(k.moment("create-replica"))
+	replica.Kill()
+	if !exists(filepath.Join(replica.DataDir, "global", "pg_control")) {
+		mustNotStart(t, k.site, replica.DataDir)
+	}
+	const stuck = "system ID is invalid"
+	before := strings.Count(replica.Log(1<<20), stuck)
+	k.StartNode(replica)
+	waitFor(t, "the replica to run, or to ask for a reinit", func() bool {
+		status, err := replica.Status(t.Context())
+		return err == nil && status.State == "running" || strings.Count(replica.Log(1<<20), stuck) > before
+	})
+	if strings.Count(replica.Log(1<<20), stuck) > before {
+		k.Reinit(replica)
+	}
 	k.joined(t, replica)
 }
 
