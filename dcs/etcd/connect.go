@@ -92,11 +92,20 @@ func (s *Store) failFast(ctx context.Context, method string, req, reply any, cc 
 func attempts[T any](ctx context.Context, timeout time.Duration, do func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	for {
+	for broken := false; ; {
 		try, cancel := context.WithTimeout(ctx, timeout/3)
 		result, err := do(try)
 		cancel()
-		if err == nil || !isLate(err) || ctx.Err() != nil {
+		switch {
+		case err == nil || ctx.Err() != nil:
+			return result, err
+		case isLate(err):
+		case status.Code(err) == codes.Unavailable && !broken:
+			// The connection to a member that hangs is given up in the middle
+			// of a request; the next one goes to another member. Once: where
+			// nobody can be reached, saying so at once is the better answer.
+			broken = true
+		default:
 			return result, err
 		}
 	}
