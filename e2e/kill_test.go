@@ -89,9 +89,9 @@ type killer struct {
 	lasts    map[string]time.Duration // how long a command takes if it is let live
 }
 
-// moment is somewhere in a command's life, or just after it.
+// moment is somewhere in a command's life.
 func (k *killer) moment(command string) time.Duration {
-	return time.Duration(k.random.Int64N(int64(k.lasts[command] * 11 / 10)))
+	return time.Duration(k.random.Int64N(int64(k.lasts[command])))
 }
 
 // killBackup kills a backup of the source. What is listed then must restore.
