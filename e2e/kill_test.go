@@ -168,9 +168,11 @@ func exists(path string) bool {
 func (k *killer) killReplica(t *testing.T) {
 	replica := k.wipedReplica(t)
 	time.Sleep(k.moment("create-replica"))
-	if pid := creating(replica); pid != 0 {
+	pid := creating(replica)
+	if pid != 0 {
 		syscall.Kill(pid, syscall.SIGKILL)
 	}
+	t.Logf("killed in the middle: %t", pid != 0)
 	k.joined(t, replica)
 }
 
@@ -178,12 +180,21 @@ func (k *killer) killReplica(t *testing.T) {
 func (k *killer) killNode(t *testing.T) {
 	replica := k.wipedReplica(t)
 	time.Sleep(k.moment("create-replica"))
-	replica.Kill()
-	if !exists(filepath.Join(replica.DataDir, "global", "pg_control")) {
-		mustNotStart(t, k.site, replica.DataDir)
-	}
+	k.killWhole(t, replica)
 	k.StartNode(replica)
 	k.joined(t, replica)
+}
+
+// killWhole kills a node, whose directory must not start unless it is whole.
+func (k *killer) killWhole(t *testing.T, n *lab.Node) {
+	t.Helper()
+	inTheMiddle := creating(n) != 0
+	n.Kill()
+	whole := exists(filepath.Join(n.DataDir, "global", "pg_control"))
+	t.Logf("killed in the middle: %t; the directory has a pg_control: %t", inTheMiddle, whole)
+	if !whole {
+		mustNotStart(t, k.site, n.DataDir)
+	}
 }
 
 // killNodeOverOld kills the whole node while its old data is being replaced. Where
@@ -195,10 +206,7 @@ func (k *killer) killNodeOverOld(t *testing.T) {
 	}
 	waitFor(t, "pgtender create-replica to run", func() bool { return creating(replica) != 0 })
 	time.Sleep(k.moment("create-replica"))
-	replica.Kill()
-	if !exists(filepath.Join(replica.DataDir, "global", "pg_control")) {
-		mustNotStart(t, k.site, replica.DataDir)
-	}
+	k.killWhole(t, replica)
 	const stuck = "system ID is invalid"
 	before := strings.Count(replica.Log(1<<20), stuck)
 	k.StartNode(replica)
