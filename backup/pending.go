@@ -84,7 +84,7 @@ func covered(ctx context.Context, b *repo.Backup, l *lineages) (archive.Cover, e
 			return archive.Cover{}, err
 		}
 		for _, h := range lines {
-			if h.Timeline == b.Stop.Timeline || !liesOn(b, h) {
+			if h.Timeline == b.Stop.Timeline || !archive.LeadsThrough(h, b) {
 				continue
 			}
 			c, err := archive.Coverage(ctx, l.repo, h, b.SegmentSize, b.Start.LSN)
@@ -102,13 +102,6 @@ func covered(ctx context.Context, b *repo.Backup, l *lineages) (archive.Cover, e
 	return best, err
 }
 
-// liesOn reports whether h leads through the whole of b: it has b's own
-// ancestry and had not left b's timeline before b's stop.
-func liesOn(b *repo.Backup, h pg.History) bool {
-	own, ok := archive.Ancestor(h, b.Stop.Timeline)
-	return ok && own.Equal(b.StopHistory()) && h.Contains(b.Stop) && h.Contains(b.Start)
-}
-
 // abandoned reports whether archived histories say that b's timeline was left
 // before b's stop, and none that it was left later. The WAL up to the stop may be
 // archived all the same, by the leader that was left behind.
@@ -118,7 +111,7 @@ func abandoned(b *repo.Backup, lines []pg.History) bool {
 		own, ok := archive.Ancestor(h, b.Stop.Timeline)
 		switch {
 		case h.Timeline == b.Stop.Timeline || !ok || !own.Equal(b.StopHistory()):
-		case liesOn(b, h):
+		case archive.LeadsThrough(h, b):
 			return false
 		default:
 			left = true

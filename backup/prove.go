@@ -216,7 +216,7 @@ func (t *run) followed(ctx context.Context, b *repo.Backup, primary pg.Timeline)
 	for _, h := range all {
 		if h.Timeline == primary {
 			known++
-			led = led || liesOn(b, h)
+			led = led || archive.LeadsThrough(h, b)
 		}
 	}
 	return led, known > 0 && !led, nil

@@ -190,7 +190,7 @@ func unusable(f Facts, c Candidate) string {
 		return fmt.Sprintf("its system identifier is %s, not %s", b.SystemID, f.Cluster.SystemID)
 	case f.Major != 0 && b.Major() != f.Major:
 		return fmt.Sprintf("it is of PostgreSQL %d, the programs here are of %d", b.Major(), f.Major)
-	case !liesOn(&b, h):
+	case !archive.LeadsThrough(h, &b):
 		return fmt.Sprintf("it ends at %s, which is not on the history of timeline %s", b.Stop, h.Timeline)
 	}
 	if reason := beyondTarget(f, c); reason != "" {
@@ -203,14 +203,6 @@ func unusable(f Facts, c Candidate) string {
 		return fmt.Sprintf("the archive lacks %s, which it needs up to its end at %s", c.Cover.Missing.Name(b.SegmentSize), b.Stop.LSN)
 	}
 	return unreachable(f, c)
-}
-
-// liesOn reports whether h leads through the whole of b: it has b's own
-// ancestry, as equal timeline numbers are no proof, and had not left b's
-// timeline before b's stop.
-func liesOn(b *repo.Backup, h pg.History) bool {
-	own, ok := archive.Ancestor(h, b.Stop.Timeline)
-	return ok && own.Equal(b.StopHistory()) && h.Contains(b.Start) && h.Contains(b.Stop)
 }
 
 // beyondTarget says why a backup is too new for the target.

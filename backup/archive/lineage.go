@@ -181,3 +181,11 @@ func ServesHistory(l Lineage, o pg.History) bool {
 	}
 	return descends(o, l.History)
 }
+
+// LeadsThrough reports whether a server that follows h has been through the
+// whole of b: h has b's own ancestry, as equal timeline numbers are no proof,
+// and had not left b's timeline before b's stop.
+func LeadsThrough(h pg.History, b *repo.Backup) bool {
+	own, ok := Ancestor(h, b.Stop.Timeline)
+	return ok && own.Equal(b.StopHistory()) && h.Contains(b.Start) && h.Contains(b.Stop)
+}
