@@ -3,7 +3,6 @@ package catchup_test
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -36,7 +35,7 @@ func newLab(t testing.TB, o pgtest.Options) *lab {
 		t.Fatal(err)
 	}
 	system := l.primary.Value(t, "SELECT system_identifier FROM pg_control_system()")
-	l.program = fmt.Sprintf("env CATCHUP_TEST_STORE=%s CATCHUP_TEST_SYSTEM=%s %s ", l.store, system, install(t))
+	l.program = fmt.Sprintf("env CATCHUP_TEST_STORE=%s CATCHUP_TEST_SYSTEM=%s %s ", l.store, system, pgtest.Install(t, "catchup"))
 	var err error
 	if l.repo, err = openRepo(t.Context(), l.store, system); err != nil {
 		t.Fatal(err)
@@ -44,33 +43,6 @@ func newLab(t testing.TB, o pgtest.Options) *lab {
 	l.primary.Configure(t, map[string]string{"archive_mode": "on", "archive_command": l.program + "push %p"})
 	l.primary.Restart(t)
 	return l
-}
-
-// install copies this program to where the servers' user can run it.
-func install(t testing.TB) string {
-	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	in, err := os.Open(self)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close()
-	program := filepath.Join(pgtest.Dir(t), "catchup")
-	out, err := os.OpenFile(program, os.O_CREATE|os.O_WRONLY, 0o755)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.Copy(out, in); err != nil {
-		t.Fatal(err)
-	}
-	if err := out.Close(); err != nil {
-		t.Fatal(err)
-	}
-	pgtest.Own(t, program)
-	return program
 }
 
 func (l *lab) restoreCommand(t pg.Timeline) string {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -85,27 +84,7 @@ func openFile(ctx context.Context, dir, system string) (*repo.Repo, error) {
 // what to put before its arguments.
 func commands(t *testing.T, store, system string) string {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	in, err := os.Open(self)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close()
-	program := filepath.Join(pgtest.Dir(t), "archive")
-	out, err := os.OpenFile(program, os.O_CREATE|os.O_WRONLY, 0o755)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.Copy(out, in); err != nil {
-		t.Fatal(err)
-	}
-	if err := out.Close(); err != nil {
-		t.Fatal(err)
-	}
-	pgtest.Own(t, program)
+	program := pgtest.Install(t, "archive")
 	return fmt.Sprintf("env ARCHIVE_TEST_STORE=%s ARCHIVE_TEST_SYSTEM=%s %s ", store, system, program)
 }
 
