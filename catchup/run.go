@@ -136,7 +136,7 @@ func (r *runner) run(ctx context.Context) error {
 		// Nothing is wrong with the directory. The marker ends by its age.
 		r.log.WarnContext(ctx, "marker of this restore was not removed from the repository", "error", err)
 		return nil
-	case err != nil && !began && ctx.Err() == nil:
+	case err != nil && !began && ctx.Err() == nil && !errors.Is(err, repo.ErrCondemned):
 		r.log.WarnContext(ctx, "repository cannot be written to, so nothing keeps the backup from expiring while it is restored", "backup", r.plan.Backup.ID, "error", err)
 		return r.work(ctx)
 	}

@@ -44,6 +44,9 @@ func (r *Repo) checkObject(ctx context.Context, k Key, o storage.Object) error {
 		return r.readJSON(ctx, o.Key, docEvent, new(Event))
 	case KeyManifest, KeyPending:
 		m, err := r.openManifest(ctx, k.Kind, k.ID)
+		if errors.Is(err, errFenced) {
+			return r.readJSON(ctx, o.Key, docTombstone, new(tombstone))
+		}
 		if err != nil {
 			return err
 		}

@@ -23,6 +23,8 @@ const (
 	docReader  docKind = "READ"
 	docEvent   docKind = "EVNT"
 	docBackup  docKind = "BKHF"
+	// docTombstone lies under the key of a manifest.
+	docTombstone docKind = "TOMB"
 )
 
 // encodeDoc wraps a payload in the envelope of format.md §3.

@@ -58,7 +58,8 @@ type Beat struct {
 }
 
 // Heartbeat stores a marker, runs f and renews the marker meanwhile. It fails
-// at once if the first marker cannot be stored. Where it cannot be renewed for
+// at once if the first marker cannot be stored, or if the backup that the
+// marker names is condemned ([ErrCondemned]). Where it cannot be renewed for
 // b.Lapse, f's context ends with [ErrMarkerLost]. When f has returned and ctx
 // goes on, the markers are removed; otherwise they grow old by themselves.
 func (r *Repo) Heartbeat(ctx context.Context, m Marker, b Beat, f func(context.Context) error) error {
@@ -74,6 +75,9 @@ func (r *Repo) Heartbeat(ctx context.Context, m Marker, b Beat, f func(context.C
 	}
 	if err := h.renew(ctx); err != nil {
 		return fmt.Errorf("store marker: %w", err)
+	}
+	if err := h.refuseCondemned(ctx); err != nil {
+		return err
 	}
 	work, cancel := context.WithCancelCause(ctx)
 	done := make(chan struct{})

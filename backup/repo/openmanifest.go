@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 
 	"github.com/pgtender/pgtender/backup/storage"
 )
@@ -55,6 +56,9 @@ func (r *Repo) startBlocks(src *bufio.Reader, id BackupID) (*blockReader, error)
 	var head [manifestHead]byte
 	if _, err := io.ReadFull(src, head[:]); err != nil {
 		return nil, notEOF(err)
+	}
+	if isTombstone(head[:]) {
+		return nil, errFenced
 	}
 	if err := checkManifestHeader(head[:], id, r.cluster.SystemID); err != nil {
 		return nil, err
@@ -229,7 +233,7 @@ func (m *Manifest) checkEnd(raw []byte, blocks *blockReader, check *entryCheck) 
 // Listed is one backup in a listing, or what is left of it.
 type Listed struct {
 	ID     BackupID // zero if the key's name is no id
-	Backup Backup   // without value if Err is set
+	Backup Backup   // without value if Err is set, except to ErrCondemned
 	Object storage.Object
 	Err    error // why the backup cannot be used
 }
@@ -239,8 +243,27 @@ const listWorkers = 8
 
 // Backups lists the backups, oldest first, by reading the beginning of each
 // manifest. A manifest that cannot be read is listed with its error, never left
-// out. The error given back is one of the listing itself, or ctx's.
-func (r *Repo) Backups(ctx context.Context) ([]Listed, error) { return r.manifests(ctx, KeyManifest) }
+// out. A condemned backup has both: its Err is an [ErrCondemned], for nobody may
+// begin to use it. The error given back is one of the listing itself, or ctx's.
+func (r *Repo) Backups(ctx context.Context) ([]Listed, error) {
+	list, err := r.manifests(ctx, KeyManifest)
+	if err != nil {
+		return nil, err
+	}
+	condemned, err := r.Condemnations(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for i := range list {
+		l := &list[i]
+		for _, c := range condemned {
+			if l.Err == nil && c.Err == nil && c.Verdict != Pardoned && c.Subject == l.ID.String() {
+				l.Err = fmt.Errorf("%w: %s", ErrCondemned, c.Reason)
+			}
+		}
+	}
+	return list, nil
+}
 
 func (r *Repo) manifests(ctx context.Context, kind KeyKind) ([]Listed, error) {
 	var out []Listed
@@ -263,7 +286,7 @@ func (r *Repo) manifests(ctx context.Context, kind KeyKind) ([]Listed, error) {
 	if err := storage.ContextError(ctx); err != nil {
 		return nil, fmt.Errorf("list backups of %s: %w", r.cluster, err)
 	}
-	return out, nil
+	return slices.DeleteFunc(out, func(l Listed) bool { return errors.Is(l.Err, errFenced) }), nil
 }
 
 // peekBackup reads block 1 of a manifest.
