@@ -56,6 +56,9 @@ func (r *Repo) checkObject(ctx context.Context, k Key, o storage.Object) error {
 	case KeyHistory:
 		_, _, err := r.readHistory(ctx, k)
 		return err
+	case KeyStream:
+		_, _, err := r.ReadChunk(ctx, o.Key)
+		return err
 	case KeyWALIndex:
 		_, err := r.ReadWALIndex(ctx, k.Incarnation, k.Group)
 		return err

@@ -74,6 +74,11 @@ func specimens(t testing.TB) map[string]specimen {
 		h := walHeader()
 		return putWAL(ctx, r, h, r.WALKey, []byte("the block map"), bytes.Repeat([]byte("carry"), 20), bytes.Repeat([]byte("0123456789abcdef"), bs/16))
 	})
+	add("stream chunk", func(r *repo.Repo) error {
+		h, raw := walHeader(), bytes.Repeat([]byte("0123456789abcdef"), bs/16)
+		_, err := r.PutChunk(ctx, repo.Chunk{Incarnation: h.Incarnation, Segment: h.Segment, SegmentSize: h.SegmentSize, Prefix: repo.DigestOf(raw)}, raw)
+		return err
+	})
 	add("WAL index", func(r *repo.Repo) error { return r.PutWALIndex(ctx, walIndex(t, 254)) })
 	for name, marker := range map[string]repo.Marker{
 		"running marker": repo.Running{ID: repotest.ID(4), Member: "pg1", Host: "h", PID: 1, Started: at},
@@ -199,7 +204,7 @@ func TestAnObjectUnderAForeignKeyIsFound(t *testing.T) {
 				other.Incarnation.Ancestry[0]++
 			case repo.KeyWALIndex:
 				other.Group++
-			case repo.KeyWAL:
+			case repo.KeyWAL, repo.KeyStream:
 				other.WAL.Segment = strings.Replace(k.WAL.Segment, "5", "6", 1)
 			case repo.KeyOwner:
 				other.Number++
@@ -220,6 +225,18 @@ func TestAnObjectUnderAForeignKeyIsFound(t *testing.T) {
 				moved = append(moved, other)
 				if !k.WAL.Backup {
 					other.Incarnation, other.Conflict = k.Incarnation, repo.DigestOf(nil)
+					moved = append(moved, other)
+				}
+			}
+			if k.Kind == repo.KeyStream {
+				for _, change := range []func(*repo.Key){
+					func(k *repo.Key) { k.Offset++ },
+					func(k *repo.Key) { k.Length++ },
+					func(k *repo.Key) { k.Group = 9 },
+					func(k *repo.Key) { k.Incarnation.Ancestry[3] = 1 },
+				} {
+					other = k
+					change(&other)
 					moved = append(moved, other)
 				}
 			}

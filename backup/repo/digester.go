@@ -12,3 +12,6 @@ func (d Digester) Write(b []byte) (int, error) { return d.h.Write(b) }
 
 // Digest gives the digest of all that was written so far.
 func (d Digester) Digest() Digest { return d.h.digest() }
+
+// Clone gives a digester that goes on from here independently.
+func (d Digester) Clone() Digester { return Digester{d.h.clone()} }

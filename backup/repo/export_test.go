@@ -7,6 +7,8 @@ func FixHeader(b []byte) {
 		le.PutUint32(b[252:], checksum(b[:252]))
 	case indexMagic:
 		le.PutUint32(b[156:], checksum(b[:156]))
+	case chunkMagic:
+		le.PutUint32(b[124:], checksum(b[:124]))
 	case historyMagic:
 		le.PutUint32(b[60:], checksum2(b[:60], b[historyHead:]))
 	case docMagic:

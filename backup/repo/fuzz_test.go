@@ -52,6 +52,7 @@ func FuzzKey(f *testing.F) {
 	f.Add("demo/1/event/20260101T000001Z-0000ff-annotation")
 	f.Add("demo/1/walindex/00000001-0123456789abcdef/0000000000000A")
 	f.Add("demo/1/pack/20260101T000001Z-0000ff/0000abcd")
+	f.Add("demo/1/stream/00000001-0123456789abcdef/00000000000000/000000010000000000000005/00002000-00100000")
 	f.Fuzz(func(t *testing.T, s string) {
 		if k, err := ParseKey(s); err == nil && k.String() != s {
 			t.Errorf("%q became %q", s, k)
@@ -421,5 +422,34 @@ func FuzzManifestLists(f *testing.F) {
 			last = e.Path
 		}
 		t.Error("a manifest without an end was read to its end")
+	})
+}
+
+func FuzzChunk(f *testing.F) {
+	seed(f, "chunk")
+	mend := func(b []byte) {
+		if len(b) < chunkHead {
+			return
+		}
+		le.PutUint32(b[52:], uint32(len(b)-chunkHead))
+		le.PutUint32(b[88:], checksum(b[chunkHead:]))
+		if b[10] == 0 { // not compressed: the digest can be known
+			le.PutUint32(b[48:], uint32(len(b)-chunkHead))
+			d := DigestOf(b[chunkHead:])
+			copy(b[56:], d[:])
+		}
+		mendHead(chunkHead)(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, b := range mended(b, mend) {
+			c, raw, err := parseChunk(b)
+			if err != nil {
+				continue
+			}
+			if int(c.Length) != len(raw) {
+				t.Errorf("%d bytes of %d", len(raw), c.Length)
+			}
+			same(t, append(c.encode(), b[chunkHead:]...), b)
+		}
 	})
 }

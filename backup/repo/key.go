@@ -24,6 +24,7 @@ const (
 	KeyWAL        KeyKind = "wal"
 	KeyQuarantine KeyKind = "quarantine"
 	KeyWALIndex   KeyKind = "walindex"
+	KeyStream     KeyKind = "stream"
 )
 
 // Key is a parsed key. Which fields count depends on Kind.
@@ -33,10 +34,12 @@ type Key struct {
 	Number      uint32      // owner, running, reader: seq; pack: number
 	ID          BackupID    // manifest, pending, pack, running, reader, event
 	Event       string      // event: its kind
-	Incarnation Incarnation // history, wal, quarantine, walindex
-	Group       uint64      // wal, walindex: segment number / 256
-	WAL         WALName     // wal, quarantine
+	Incarnation Incarnation // history, wal, quarantine, walindex, stream
+	Group       uint64      // wal, walindex, stream: segment number / 256
+	WAL         WALName     // wal, quarantine, stream (a plain segment)
 	Conflict    Digest      // wal: of a conflicting object; quarantine
+	Offset      uint32      // stream: of the chunk in its segment
+	Length      uint32      // stream: of the chunk, in raw bytes
 }
 
 // WALName is the name of a file that the archive keeps.
@@ -119,6 +122,8 @@ func (k Key) Name() string {
 		return fmt.Sprintf("walindex/%s/%014X", k.Incarnation, k.Group)
 	case KeyQuarantine:
 		return fmt.Sprintf("quarantine/%s/%s%s", k.Incarnation, k.WAL, conflict)
+	case KeyStream:
+		return fmt.Sprintf("stream/%s/%014X/%s/%08x-%08x", k.Incarnation, k.Group, k.WAL, k.Offset, k.Length)
 	}
 	return string(k.Kind)
 }
@@ -146,7 +151,7 @@ func ParseKey(s string) (Key, error) {
 }
 
 func (k *Key) parseName(p []string) (err error) {
-	want := map[KeyKind]int{KeyOwner: 1, KeyManifest: 1, KeyPending: 1, KeyPack: 2, KeyRunning: 2, KeyReader: 2, KeyEvent: 1, KeyHistory: 1, KeyWAL: 3, KeyQuarantine: 2, KeyWALIndex: 2}
+	want := map[KeyKind]int{KeyOwner: 1, KeyManifest: 1, KeyPending: 1, KeyPack: 2, KeyRunning: 2, KeyReader: 2, KeyEvent: 1, KeyHistory: 1, KeyWAL: 3, KeyQuarantine: 2, KeyWALIndex: 2, KeyStream: 4}
 	if n := want[k.Kind]; n == 0 || len(p) != n {
 		return fmt.Errorf("no key of kind %q has %d parts behind it", k.Kind, len(p))
 	}
@@ -179,8 +184,33 @@ func (k *Key) parseName(p []string) (err error) {
 		}
 	case KeyQuarantine:
 		err = k.parseWAL(p[0], p[1], true)
+	case KeyStream:
+		if k.Group, err = strconv.ParseUint(p[1], 16, 56); err == nil {
+			err = k.parseStream(p[0], p[2], p[3])
+		}
 	}
 	return err
+}
+
+// parseStream parses the parts of a stream chunk's key but the group.
+func (k *Key) parseStream(inc, segment, chunk string) error {
+	if err := k.parseWAL(inc, segment, false); err != nil {
+		return err
+	}
+	if !k.Conflict.IsZero() || k.WAL.Partial || k.WAL.Backup {
+		return fmt.Errorf("%s is no WAL segment", segment)
+	}
+	offset, length, ok := strings.Cut(chunk, "-")
+	off, err1 := strconv.ParseUint(offset, 16, 32)
+	n, err2 := strconv.ParseUint(length, 16, 32)
+	if !ok || err1 != nil || err2 != nil {
+		return fmt.Errorf("chunk %q: want <offset>-<length>", chunk)
+	}
+	if n < 1 || n > MaxChunk || off+n > 1<<30 {
+		return fmt.Errorf("chunk %q: want 1 to %d bytes within a segment", chunk, MaxChunk)
+	}
+	k.Offset, k.Length = uint32(off), uint32(n)
+	return nil
 }
 
 func (k *Key) parseWAL(inc, name string, quarantine bool) (err error) {

@@ -44,6 +44,8 @@ func parts(t testing.TB, b []byte) map[string][][]byte {
 		return map[string][][]byte{"walindex": {b}}
 	case walMagic:
 		return map[string][][]byte{"wal": {b}}
+	case chunkMagic:
+		return map[string][][]byte{"chunk": {b}}
 	case manifestMagic:
 		return manifestParts(t, b)
 	case packMagic:

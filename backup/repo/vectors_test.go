@@ -40,7 +40,7 @@ func TestARepositoryOfThisFormatVersionStillReads(t *testing.T) {
 		}
 		return storage.PutBytes(t.Context(), store, filepath.ToSlash(key), b, storage.PutOptions{})
 	})
-	if err != nil || n < 14 {
+	if err != nil || n < 15 {
 		t.Fatalf("%d objects, %v", n, err)
 	}
 	repotest.Check(t, store)
