@@ -33,6 +33,9 @@ type contender struct {
 // The alarm comes first: once the content is stored, a repetition does not get
 // as far as here.
 func (p *pusher) conflict(ctx context.Context, c contender) (PushResult, error) {
+	if p.opts.Assist {
+		return PushResult{}, c.finding
+	}
 	if c.beside == "" {
 		return p.setAside(ctx, c)
 	}

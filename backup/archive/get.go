@@ -107,7 +107,11 @@ func (g *getter) patiently(ctx context.Context, name repo.WALName) error {
 		if time.Since(start)+pause >= policy.Retry {
 			return err
 		}
-		g.log.WarnContext(ctx, "no answer from the archive, trying again", "file", g.opts.Name, "error", err, "until", policy.Retry, "because", policy.Reason)
+		if errors.Is(err, repo.ErrCorrupt) {
+			g.log.WarnContext(ctx, "what came is damaged, fetching it once more", "file", g.opts.Name, "error", err)
+		} else {
+			g.log.WarnContext(ctx, "no answer from the archive, trying again", "file", g.opts.Name, "error", err, "until", policy.Retry, "because", policy.Reason)
+		}
 		select {
 		case <-ctx.Done():
 			return storage.ContextError(ctx)

@@ -56,6 +56,13 @@ type PushOptions struct {
 	// Unknown; nil: always Unknown.
 	Leadership func(context.Context) (Proof, error)
 
+	// Expected says that the segment is likely to be archived, so that asking
+	// first is worth a request. A wrong guess costs that request, or an upload.
+	Expected bool
+	// Assist says that the file is not this server's to offer, or not yet: it
+	// is stored if there is nothing under its name, and whatever else is found
+	// is an error that raises no alarm and leaves nothing in quarantine.
+	Assist bool
 	// AcceptDamaged stores a segment in spite of damage inside it. It is for
 	// an operator who has looked: recovery will most likely end there, and no
 	// incremental backup or catchup leans on it.
@@ -205,6 +212,9 @@ func (p *pusher) owner(ctx context.Context) error {
 // refused raises the alarm for damage, of the file or of the archived object in
 // its place, which no retry mends.
 func (p *pusher) refused(ctx context.Context, err error) error {
+	if p.opts.Assist {
+		return err
+	}
 	var damaged *DamagedError
 	switch {
 	case errors.As(err, &damaged):

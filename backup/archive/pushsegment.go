@@ -6,15 +6,12 @@ import (
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/pg"
 )
 
-// segment archives a whole segment, or a .partial one. Where the file is likely
-// to be archived, the repository is asked while it is read, checked and
-// compressed, so that it need not be sent; elsewhere the put itself tells.
+// segment archives a whole segment, or a .partial one. Where it is likely to be
+// archived the repository is asked first, elsewhere the put itself tells.
 func (p *pusher) segment(ctx context.Context, name repo.WALName) (PushResult, error) {
 	f, err := openSegment(p.opts.Path)
 	if err != nil {
@@ -25,24 +22,14 @@ func (p *pusher) segment(ctx context.Context, name repo.WALName) (PushResult, er
 	if err != nil {
 		return PushResult{}, err
 	}
-	var d *repo.WALData
-	var there repo.WALHeader // zero: not known
-	g, gctx := errgroup.WithContext(ctx)
+	if p.opts.Expected || p.secondHand() {
+		if result, ok := p.known(ctx, f, own, name); ok {
+			return result, nil
+		}
+	}
 	owned := make(chan error, 1)
 	go func() { owned <- p.owner(ctx) }()
-	g.Go(func() error {
-		key, ok := f.key(p.repo, own, name)
-		if ok && p.secondHand() {
-			there, _ = p.repo.ReadWALHeader(gctx, key) // otherwise the put will tell
-		}
-		return nil
-	})
-	g.Go(func() error {
-		var err error
-		d, err = p.encode(gctx, f, name, own)
-		return err
-	})
-	err = g.Wait()
+	d, err := p.encode(ctx, f, name, own)
 	ownerErr := <-owned
 	if d != nil {
 		defer d.Close()
@@ -53,7 +40,7 @@ func (p *pusher) segment(ctx context.Context, name repo.WALName) (PushResult, er
 	case err != nil:
 		return PushResult{}, p.refused(ctx, err)
 	}
-	result, err := p.put(ctx, d, there)
+	result, err := p.put(ctx, d)
 	if err == nil && result.Outcome != AlreadyArchived {
 		p.index(ctx, &d.Header)
 	}
@@ -81,13 +68,9 @@ func (p *pusher) encode(ctx context.Context, f *segmentFile, name repo.WALName, 
 }
 
 // put stores an encoded segment unless it is there already.
-func (p *pusher) put(ctx context.Context, d *repo.WALData, there repo.WALHeader) (PushResult, error) {
+func (p *pusher) put(ctx context.Context, d *repo.WALData) (PushResult, error) {
 	h := &d.Header
 	result := PushResult{Name: h.Name().String(), Incarnation: h.Incarnation, Key: p.repo.WALKey(h), Outcome: Stored}
-	if there.Equal(h) {
-		result.Outcome = AlreadyArchived
-		return result, nil
-	}
 	created, err := p.repo.CreateWAL(ctx, result.Key, d)
 	switch {
 	case err == nil:

@@ -1,6 +1,7 @@
 package archive_test
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"testing"
@@ -84,5 +85,62 @@ func TestAFetchListsLittle(t *testing.T) {
 		if got := listed("", 4+pg.SegmentNumber(n)); got != 1 {
 			t.Errorf("segment %d, without memory: %d names were listed", 4+n, got)
 		}
+	}
+}
+
+// TestAnEqualSegmentIsConfirmedByOneRequest: nothing is encoded or sent, and
+// what the notes say wrongly is found out.
+func TestAnEqualSegmentIsConfirmedByOneRequest(t *testing.T) {
+	b := filled(1, 4, 4)
+	for _, c := range []struct {
+		name    string
+		archive func(content []byte) []byte // nil: nothing is archived
+		want    meter.Counts
+		outcome archive.Outcome
+	}{
+		{"archived with the same content", func(c []byte) []byte { return c }, meter.Counts{Get: 1, BytesDown: 256}, archive.AlreadyArchived},
+		{"not archived at all", nil, meter.Counts{Put: 1, Get: 1, Failed: 1, Absent: 1}, archive.Stored},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			sound, store := repotest.New(t)
+			dir := t.TempDir()
+			path := b.save(t, dir, 4, "")
+			if c.archive != nil {
+				push(t, sound, path)
+			}
+			count := meter.New(store)
+			owner := 0
+			result, err := archive.Push(t.Context(), repo.Open(count, repotest.Cluster, repo.Options{}), archive.PushOptions{
+				Path: path, Expected: true, CheckOwner: func(context.Context) error { owner++; return nil },
+			})
+			got := count.Counts()
+			got.BytesUp = 0
+			if diff := cmp.Diff(c.want, got); err != nil || diff != "" || result.Outcome != c.outcome {
+				t.Errorf("outcome %q, %v, calls (-want +got):\n%s", result.Outcome, err, diff)
+			}
+			if (owner == 0) != (c.outcome == archive.AlreadyArchived) {
+				t.Errorf("the owner was asked %d times", owner)
+			}
+		})
+	}
+}
+
+func TestADifferentSegmentIsNotConfirmed(t *testing.T) {
+	for name, change := range map[string]func([]byte){
+		"a byte of a record": func(c []byte) { c[9000] ^= 1 },
+		"the last byte":      func(c []byte) { c[len(c)-1] ^= 1 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, _ := repotest.New(t)
+			b, dir := filled(1, 4, 5), t.TempDir()
+			path := b.save(t, dir, 4, "")
+			b.save(t, dir, 5, "")
+			push(t, r, path)
+			change(b.segments[4])
+			b.save(t, dir, 4, "")
+			if result, err := archive.Push(t.Context(), r, archive.PushOptions{Path: path, Expected: true}); err == nil {
+				t.Errorf("success: %+v", result)
+			}
+		})
 	}
 }

@@ -64,14 +64,17 @@ func readSeen(path string) (seen, error) {
 	return parseSeen(b)
 }
 
-// write replaces the file. What a crash of the machine makes of it does not
-// matter, so nothing is synced.
-func (s seen) write(path string) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".pgtender-seen-*")
+// write replaces the file.
+func (s seen) write(path string) error { return replaceHint(path, s.encode()) }
+
+// replaceHint replaces a file that only makes things faster. What a crash of the
+// machine makes of it does not matter, so nothing is synced.
+func replaceHint(path string, content []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+"-*")
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(s.encode())
+	_, err = f.Write(content)
 	err = errors.Join(err, f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), path)

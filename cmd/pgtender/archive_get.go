@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"path/filepath"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -60,9 +59,7 @@ func (n *node) archiveGet(ctx context.Context, name, dest string, t pg.Timeline)
 			opts.SegmentSize = control.SegmentSize
 		}
 	}
-	if dir := filepath.Dir(dest); exists(filepath.Join(dir, "archive_status")) {
-		opts.SeenFile = filepath.Join(dir, ".pgtender-seen") // no backup holds what is in pg_wal
-	}
+	opts.SeenFile = besideWAL(dest, ".pgtender-seen")
 	r, err := n.repository(ctx)
 	if err != nil {
 		return err
@@ -74,7 +71,7 @@ func (n *node) archiveGet(ctx context.Context, name, dest string, t pg.Timeline)
 	err = archive.Get(ctx, r, opts)
 	if absent := (*archive.AbsentError)(nil); errors.As(err, &absent) {
 		// A standby asks for the next segment every few seconds: no error.
-		n.log.InfoContext(ctx, "not in the archive", "file", name, "why", absent.Reason)
+		n.log.DebugContext(ctx, "not in the archive", "file", name, "why", absent.Reason)
 		return exitError{code: exitFailed}
 	}
 	return err

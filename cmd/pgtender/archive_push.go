@@ -22,7 +22,8 @@ func (a *app) archivePushCmd() *cobra.Command {
 		Long: `Stores a WAL segment, a timeline history or a backup history file, given as
 PostgreSQL's %p. It succeeds only when the file is in the repository, verified;
 PostgreSQL repeats whatever fails. A file that is there already with the same
-content is success.`,
+content is success. Segments that wait behind it are stored along with it, in
+parallel; when PostgreSQL asks for them, one small request confirms each.`,
 		Example: "  archive_command = 'pgtender archive-push %p'",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -60,9 +61,19 @@ func (n *node) archivePush(ctx context.Context, path string) error {
 		return err
 	}
 	opts.Path = path
-	_, err = archive.Push(ctx, r, opts)
+	_, err = archive.PushAhead(ctx, r, opts, n.ahead(path))
 	return err
 }
+
+// ahead says how much of a backlog is archived with one file.
+func (n *node) ahead(path string) archive.AheadOptions {
+	return archive.AheadOptions{
+		Segments: maxAhead, Bytes: int64(n.Archive.PushAhead), Workers: n.Archive.Workers, NotesFile: besideWAL(path, ".pgtender-archived"),
+	}
+}
+
+// maxAhead is how many segments are archived ahead at once, however small.
+const maxAhead = 64
 
 // refuseCopy refuses WAL of a data directory that is not the member's: a copy
 // restored beside it has the same configuration, and once promoted it would put

@@ -21,11 +21,17 @@ type breaker struct{ path string }
 
 // breakerFor keeps the file beside a WAL file, where no backup takes it along.
 func breakerFor(walPath string) breaker {
+	return breaker{besideWAL(walPath, ".pgtender-dcs-down")}
+}
+
+// besideWAL gives the path of a file of ours beside a WAL file, where no backup
+// takes it along, or "" if that is no folder of PostgreSQL's.
+func besideWAL(walPath, name string) string {
 	dir := filepath.Dir(walPath)
 	if !exists(filepath.Join(dir, "archive_status")) {
-		return breaker{}
+		return ""
 	}
-	return breaker{filepath.Join(dir, ".pgtender-dcs-down")}
+	return filepath.Join(dir, name)
 }
 
 // do runs ask unless it failed for lack of an answer less than dcsPause ago.

@@ -160,6 +160,13 @@ type Restore struct {
 type Archive struct {
 	// PushTimeout bounds one archive-push; PostgreSQL tries again. Default 5m.
 	PushTimeout Duration `yaml:"push_timeout"`
+	// Workers is how many segments are archived, or fetched ahead, at the same
+	// time. Default 4.
+	Workers int `yaml:"workers"`
+	// PushAhead is how many bytes of segments that wait behind the one that
+	// PostgreSQL asks for are archived along with it. Default 512MB; 0 archives
+	// nothing ahead.
+	PushAhead Bytes `yaml:"push_ahead"`
 	// DCSTimeout is how long archive-push and archive-get ask the DCS about
 	// ownership, leadership and history before they go on without: a DCS
 	// outage never stops archiving. Default 5s.
@@ -181,7 +188,7 @@ func Default() Config {
 	return Config{
 		S3:      S3{RetryBudget: Duration(2 * time.Minute)},
 		Backup:  Backup{Leader: "allow", MaxLag: 256 << 20, Compression: "zstd", Level: 1, ArchiveTimeout: Duration(10 * time.Minute), Checkpoint: "fast"},
-		Archive: Archive{PushTimeout: Duration(5 * time.Minute), DCSTimeout: Duration(5 * time.Second)},
+		Archive: Archive{PushTimeout: Duration(5 * time.Minute), Workers: 4, PushAhead: 512 << 20, DCSTimeout: Duration(5 * time.Second)},
 		Log:     Log{Level: "info", Format: "text"},
 	}
 }
