@@ -21,6 +21,9 @@ const (
 	Complete Status = "complete"
 	Pending  Status = "pending" // copied, but its WAL is not in the archive; no backup yet
 	Damaged  Status = "damaged" // its manifest cannot be read
+	// Condemned: expire or delete is about to remove it, nobody may begin to
+	// use it.
+	Condemned Status = "condemned"
 )
 
 // Summary is one backup in a listing. Its JSON keys are stable.
@@ -28,7 +31,7 @@ type Summary struct {
 	ID     repo.BackupID `json:"id,omitzero"` // zero if not even the key can be read
 	Status Status        `json:"status"`
 	Key    string        `json:"key"` // of the manifest
-	// Error says what is wrong with a damaged one.
+	// Error says what is wrong with a damaged one, or why one is condemned.
 	Error string `json:"error,omitempty"`
 	// Backup is what the manifest says, nil for a damaged one.
 	Backup *repo.Backup `json:"backup,omitempty"`
@@ -66,7 +69,10 @@ func List(ctx context.Context, r *repo.Repo) ([]Summary, error) {
 
 func summary(l repo.Listed, status Status) Summary {
 	s := Summary{ID: l.ID, Status: status, Key: l.Object.Key}
-	if l.Err != nil {
+	switch {
+	case errors.Is(l.Err, repo.ErrCondemned):
+		s.Status, s.Error = Condemned, l.Err.Error()
+	case l.Err != nil:
 		s.Status, s.Error = Damaged, l.Err.Error()
 		return s
 	}

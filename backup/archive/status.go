@@ -79,11 +79,11 @@ type Status struct {
 // and judges it by names alone.
 func ReadStatus(ctx context.Context, r *repo.Repo, opts LineageOptions) (Status, error) {
 	var s Status
-	all, err := Alarms(ctx, r)
+	events, err := r.Events(ctx)
 	if err != nil {
 		return s, err
 	}
-	s.Alarms = slices.DeleteFunc(all, func(a Alarm) bool { return a.Acknowledged })
+	s.Alarms = slices.DeleteFunc(alarms(events), func(a Alarm) bool { return a.Acknowledged })
 	if s.SegmentSize, err = SegmentSize(ctx, r); errors.Is(err, fs.ErrNotExist) {
 		return s, nil
 	} else if err != nil {
@@ -110,6 +110,11 @@ func ReadStatus(ctx context.Context, r *repo.Repo, opts LineageOptions) (Status,
 		s.Timelines = append(s.Timelines, t)
 	}
 	s.judge()
+	gone, _ := expired(events)
+	for i := range s.Timelines {
+		t := &s.Timelines[i]
+		t.Holes = gone.without(t.Incarnation, t.Holes)
+	}
 	return s, nil
 }
 

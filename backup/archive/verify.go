@@ -36,6 +36,14 @@ type Verified struct {
 	// UnusedIndexes says of index objects why they were not used. Nothing is lost
 	// with one.
 	UnusedIndexes []error
+
+	expired Expired
+}
+
+// onPurpose reports whether a segment is missing because it was removed.
+func (v *Verified) onPurpose(f *Fault) bool {
+	own, ok := Ancestor(v.Lineage.History, f.Segment.Timeline)
+	return f.Kind == FaultMissing && ok && v.expired.Has(repo.IncarnationOf(own), f.Segment.Number)
 }
 
 // FaultSpan is one fault, or a run of segments that are all missing.
@@ -53,7 +61,8 @@ func (f *FaultSpan) EndsRecovery() bool { return f.Kind != FaultUntracked && f.K
 // Verify judges whether the archive holds a history without a hole: every
 // segment is there, and each continues the one before, as their headers, block
 // maps and carries say. With opts.Deep their content is read as well. WAL that
-// the history left behind is not looked at.
+// the history left behind is not looked at, and what was removed on purpose is
+// not missed.
 //
 // What is wrong is no error: see Faults. An error means that it could not be
 // judged.
@@ -68,6 +77,9 @@ func Verify(ctx context.Context, r *repo.Repo, l Lineage, opts VerifyOptions) (V
 	w := &walk{r, l.History, size}
 	objects, err := w.listed(ctx, 0, noSegment-1)
 	if err != nil || len(objects) == 0 {
+		return v, err
+	}
+	if v.expired, err = ReadExpired(ctx, r); err != nil {
 		return v, err
 	}
 	v.SegmentSize = size
@@ -117,7 +129,7 @@ func (v *Verified) take(ctx context.Context, j *joiner, s *step) error {
 	if err != nil {
 		return err
 	}
-	if fault != nil {
+	if fault != nil && !v.onPurpose(fault) {
 		v.add(*fault)
 	}
 	if fault == nil || fault.Kind != FaultMissing {

@@ -1,0 +1,207 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/backup/storage"
+	"github.com/pgtender/pgtender/internal/finding"
+)
+
+// The kinds of the events that say something about a backup.
+const (
+	eventPin        = "pin"
+	eventAnnotation = "annotation"
+	eventVerify     = "verify"
+)
+
+// The keys of a pin's data.
+const (
+	pinUntil   = "until"   // RFC 3339, absent: for ever
+	pinRemoved = "removed" // "true": the pin was taken off
+	byWhom     = "by"
+)
+
+// Pin keeps a backup from expiring.
+type Pin struct {
+	Until  time.Time `json:"until,omitzero"` // zero: for ever
+	By     string    `json:"by,omitempty"`
+	Reason string    `json:"reason,omitempty"`
+}
+
+// Holds reports whether the pin is in force at a time.
+func (p *Pin) Holds(now time.Time) bool {
+	return p != nil && (p.Until.IsZero() || now.Before(p.Until))
+}
+
+// Marks is what people and verifications have said about one backup.
+type Marks struct {
+	Pin         *Pin              `json:"pin,omitempty"` // also one that has run out
+	Annotations map[string]string `json:"annotations,omitempty"`
+	// Verified are the newest results, by depth: quick, deep, restore.
+	Verified map[string]VerifyMark `json:"verified,omitempty"`
+}
+
+// VerifyMark is the result of one verification, as it is kept in the repository.
+type VerifyMark struct {
+	Time   time.Time `json:"time"`
+	OK     bool      `json:"ok"`
+	Faults string    `json:"faults,omitempty"` // how many, and the first
+	By     string    `json:"by,omitempty"`
+}
+
+// ReadMarks gives the marks of all backups that have some.
+func ReadMarks(ctx context.Context, r *repo.Repo) (map[repo.BackupID]Marks, error) {
+	events, err := r.Events(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return marks(events)
+}
+
+// marks folds events, oldest first, into what is in force. An event that cannot
+// be read may be a pin, so that nothing can be said without it.
+func marks(events []repo.StoredEvent) (map[repo.BackupID]Marks, error) {
+	out := make(map[repo.BackupID]Marks)
+	// Ids tell seconds only.
+	events = slices.Clone(events)
+	slices.SortStableFunc(events, func(a, b repo.StoredEvent) int { return a.Time.Compare(b.Time) })
+	for _, e := range events {
+		if e.Err != nil {
+			if errors.Is(e.Err, storage.ErrNotExist) {
+				continue
+			}
+			return nil, finding.WithHint(fmt.Errorf("what is pinned cannot be told: %w", e.Err), "remove the damaged object by hand if it is known not to matter")
+		}
+		id, err := repo.ParseBackupID(e.Subject)
+		if err != nil {
+			continue
+		}
+		m := out[id]
+		switch e.Kind {
+		case eventPin:
+			m.Pin = nil
+			if e.Data[pinRemoved] == "" {
+				m.Pin = &Pin{By: e.Data[byWhom], Reason: e.Text}
+				if until := e.Data[pinUntil]; until != "" {
+					// One that cannot be read holds for ever.
+					m.Pin.Until, _ = time.Parse(time.RFC3339, until)
+				}
+			}
+		case eventAnnotation:
+			m.Annotations = maps.Clone(m.Annotations)
+			for k, v := range e.Data {
+				if v == "" {
+					delete(m.Annotations, k)
+				} else {
+					if m.Annotations == nil {
+						m.Annotations = make(map[string]string)
+					}
+					m.Annotations[k] = v
+				}
+			}
+		case eventVerify:
+			if m.Verified == nil {
+				m.Verified = make(map[string]VerifyMark)
+			}
+			m.Verified[e.Data["depth"]] = VerifyMark{Time: e.Time, OK: e.Data["ok"] == "true", Faults: e.Text, By: e.Data[byWhom]}
+		default:
+			continue
+		}
+		out[id] = m
+	}
+	return out, nil
+}
+
+// exists makes sure that there is such a backup, pending and damaged ones
+// included.
+func exists(ctx context.Context, r *repo.Repo, id repo.BackupID) (Summary, error) {
+	list, err := List(ctx, r)
+	if err != nil {
+		return Summary{}, err
+	}
+	for _, s := range list {
+		if s.ID == id {
+			return s, nil
+		}
+	}
+	return Summary{}, finding.WithHint(fmt.Errorf("backup %s: %w", id, storage.ErrNotExist), "pgtender info lists the backups")
+}
+
+// SetPin pins a backup, in place of a pin that it has. A condemned backup is
+// pardoned by it, unless its removal has begun: then it is refused.
+func SetPin(ctx context.Context, r *repo.Repo, id repo.BackupID, p Pin) error {
+	switch s, err := exists(ctx, r, id); {
+	case err != nil:
+		return fmt.Errorf("pin: %w", err)
+	case s.Status == Pending:
+		return finding.WithHint(fmt.Errorf("pin backup %s: it waits for its WAL, and is no backup yet", id), "pin it once it is complete")
+	}
+	e := repo.Event{Kind: eventPin, Subject: id.String(), Time: time.Now(), Text: p.Reason, Data: map[string]string{}}
+	if !p.Until.IsZero() {
+		e.Data[pinUntil] = p.Until.UTC().Format(time.RFC3339)
+	}
+	if p.By != "" {
+		e.Data[byWhom] = p.By
+	}
+	if _, err := r.PutEvent(ctx, e); err != nil {
+		return fmt.Errorf("pin backup %s: %w", id, err)
+	}
+	// The pin first, then the condemnations: one that comes later comes from an
+	// expire that has not seen the pin, and the next one takes it back.
+	return pardon(ctx, r, id)
+}
+
+// pardon settles all condemnations of a backup so that it stays.
+func pardon(ctx context.Context, r *repo.Repo, id repo.BackupID) error {
+	all, err := r.Condemnations(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range all {
+		if c.Err != nil || c.Subject != id.String() || c.Verdict == repo.Pardoned {
+			continue
+		}
+		v, err := r.Settle(ctx, c, repo.Pardoned)
+		switch {
+		case err != nil:
+			return err
+		case v != repo.Pardoned:
+			return fmt.Errorf("pin backup %s: it is too late, its removal has begun: %w", id, repo.ErrCondemned)
+		}
+	}
+	return nil
+}
+
+// RemovePin takes the pin off a backup.
+func RemovePin(ctx context.Context, r *repo.Repo, id repo.BackupID, by string) error {
+	if _, err := exists(ctx, r, id); err != nil {
+		return fmt.Errorf("take the pin off: %w", err)
+	}
+	_, err := r.PutEvent(ctx, repo.Event{Kind: eventPin, Subject: id.String(), Time: time.Now(), Data: map[string]string{pinRemoved: "true", byWhom: by}})
+	if err != nil {
+		return fmt.Errorf("take the pin off backup %s: %w", id, err)
+	}
+	return nil
+}
+
+// Annotate notes something about a backup. An empty value takes a note off.
+func Annotate(ctx context.Context, r *repo.Repo, id repo.BackupID, notes map[string]string) error {
+	if _, err := exists(ctx, r, id); err != nil {
+		return fmt.Errorf("annotate: %w", err)
+	}
+	for k := range notes {
+		if k == "" {
+			return fmt.Errorf("annotate backup %s: a note without a name", id)
+		}
+	}
+	if _, err := r.PutEvent(ctx, repo.Event{Kind: eventAnnotation, Subject: id.String(), Time: time.Now(), Data: notes}); err != nil {
+		return fmt.Errorf("annotate backup %s: %w", id, err)
+	}
+	return nil
+}
