@@ -48,6 +48,8 @@ type Config struct {
 	Backup  Backup  `yaml:"backup"`
 	Restore Restore `yaml:"restore"`
 	Archive Archive `yaml:"archive"`
+	Expire  Expire  `yaml:"expire"`
+	Verify  Verify  `yaml:"verify"`
 	Log     Log     `yaml:"log"`
 }
 
@@ -186,6 +188,7 @@ type Log struct {
 // Default returns the values that hold where nothing else is set.
 func Default() Config {
 	return Config{
+		Expire:  Expire{Grace: Duration(24 * time.Hour)},
 		S3:      S3{RetryBudget: Duration(2 * time.Minute)},
 		Backup:  Backup{Leader: "allow", MaxLag: 256 << 20, Compression: "zstd", Level: 1, ArchiveTimeout: Duration(10 * time.Minute), Checkpoint: "fast"},
 		Archive: Archive{PushTimeout: Duration(5 * time.Minute), Workers: 4, PushAhead: 512 << 20, DCSTimeout: Duration(5 * time.Second)},

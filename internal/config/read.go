@@ -142,6 +142,9 @@ func set(v reflect.Value, text string) error {
 		}
 		v.Set(p)
 	case reflect.Slice:
+		if v.Type().Elem().Kind() != reflect.String {
+			return fmt.Errorf("it can be set in the configuration file only")
+		}
 		v.Set(reflect.Zero(v.Type()))
 		for item := range strings.SplitSeq(text, ",") {
 			v.Set(reflect.Append(v, reflect.ValueOf(strings.TrimSpace(item))))

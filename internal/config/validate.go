@@ -52,6 +52,14 @@ func (c Config) Validate() error {
 			fault(key, "%d is outside 0..256", n)
 		}
 	}
+	if n := c.Expire.KeepBackups; n < 0 {
+		fault("expire.keep_backups", "%d is negative", n)
+	}
+	for i, q := range c.Verify.Checks {
+		if q.SQL == "" {
+			fault("verify.checks", "number %d has no sql", i+1)
+		}
+	}
 	oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	oneOf("log.format", c.Log.Format, "text", "json")
 	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })

@@ -45,8 +45,8 @@ func (b Bytes) String() string {
 // MarshalText implements encoding.TextMarshaler.
 func (b Bytes) MarshalText() ([]byte, error) { return []byte(b.String()), nil }
 
-// Duration is a time.Duration written as Go does (90s, 10m, 1h30m), or a plain
-// number of seconds.
+// Duration is a time.Duration written as Go does (90s, 10m, 1h30m), as a number
+// of days (30d), or a plain number of seconds.
 type Duration time.Duration
 
 // UnmarshalText implements encoding.TextUnmarshaler.
@@ -56,9 +56,15 @@ func (d *Duration) UnmarshalText(text []byte) error {
 		*d = Duration(time.Duration(n) * time.Second)
 		return nil
 	}
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		if n, err := strconv.ParseUint(days, 10, 16); err == nil {
+			*d = Duration(time.Duration(n) * 24 * time.Hour)
+			return nil
+		}
+	}
 	v, err := time.ParseDuration(s)
 	if err != nil || v < 0 {
-		return fmt.Errorf("%q is not a duration such as 90s or 10m", text)
+		return fmt.Errorf("%q is not a duration such as 90s, 10m or 30d", text)
 	}
 	*d = Duration(v)
 	return nil
