@@ -59,11 +59,16 @@ type copier struct {
 	pages     *pages
 	rate      *rate
 
+	// Of an incremental backup; nil: a full one.
+	selector *selector
+	overlays *overlays
+
 	bytes atomic.Int64 // read so far
 }
 
 // run copies all files with the given number of workers.
 func (c *copier) run(ctx context.Context, files []*file, workers int) error {
+	whole := ctx
 	g, ctx := errgroup.WithContext(ctx)
 	tasks := make(chan task)
 	g.Go(func() error {
@@ -79,7 +84,7 @@ func (c *copier) run(ctx context.Context, files []*file, workers int) error {
 	})
 	for range workers {
 		g.Go(func() error {
-			w := &worker{copier: c, packs: c.writer.Pack(), buf: make([]byte, c.rate.chunk())}
+			w := c.worker()
 			for t := range tasks {
 				if err := w.do(ctx, t); err != nil {
 					return err // the pack begun is of no use: nothing will be committed
@@ -88,7 +93,18 @@ func (c *copier) run(ctx context.Context, files []*file, workers int) error {
 			return w.packs.Close(ctx)
 		})
 	}
-	return g.Wait()
+	if err := g.Wait(); err != nil || c.overlays == nil {
+		return err
+	}
+	w := c.worker()
+	if err := c.overlays.flush(whole, w); err != nil {
+		return err
+	}
+	return w.packs.Close(whole)
+}
+
+func (c *copier) worker() *worker {
+	return &worker{copier: c, packs: c.writer.Pack(), buf: make([]byte, c.rate.chunk())}
 }
 
 // split yields the tasks, in the order of the files, so that what lies
@@ -98,6 +114,7 @@ func (c *copier) split(files []*file) func(func(task) bool) {
 		var batch task
 		for _, f := range files {
 			switch size := f.entry.Size; {
+			case f.portion == keepAll:
 			case f.entry.Dir, size == 0 && f.relation():
 				// What a relation has by now is in the WAL. Any other file is
 				// looked at again: it may have been written anew at the scan.
@@ -116,8 +133,9 @@ func (c *copier) split(files []*file) func(func(task) bool) {
 					return
 				}
 			default:
-				f.pending = int((size + rangeSize - 1) / rangeSize)
-				for off := int64(0); off < size; off += rangeSize {
+				ranges := c.ranges(f)
+				f.pending = len(ranges)
+				for _, off := range ranges {
 					if !yield(task{large: f, off: off, n: min(rangeSize, size-off)}) {
 						return
 					}
@@ -146,10 +164,15 @@ func (w *worker) do(ctx context.Context, t task) error {
 		return err
 	}
 	defer h.Close()
-	if !t.large.mainFork() {
+	var frames []repo.Frame
+	switch {
+	case !t.large.mainFork():
 		return w.copyWhole(ctx, t.large, h)
+	case t.large.portion == storeChanged:
+		frames, err = w.copyChanged(ctx, t.large, h, t.off, t.n)
+	default:
+		frames, err = w.copyRange(ctx, t.large, h, t.off, t.n, nil)
 	}
-	frames, err := w.copyRange(ctx, t.large, h, t.off, t.n, nil)
 	if err != nil {
 		return err
 	}
@@ -160,6 +183,12 @@ func (w *worker) do(ctx context.Context, t task) error {
 func (w *worker) copyWhole(ctx context.Context, f *file, h *os.File) error {
 	if f.entry.Size == 0 { // emptied since the scan
 		return nil
+	}
+	if f.portion == storeIfNew && f.entry.Size == f.base.Size {
+		same, err := w.unchanged(ctx, f, h)
+		if err != nil || same {
+			return err
+		}
 	}
 	sum := repo.NewDigester()
 	frames, err := w.copyRange(ctx, f, h, 0, f.entry.Size, sum)
@@ -245,8 +274,11 @@ func (w *worker) copySmall(ctx context.Context, files []*file) error {
 			if cache.drop(); err != nil {
 				break
 			}
+			if f.entry.Digest = repo.DigestOf(data); f.inParent() {
+				f.inherit()
+				break
+			}
 			frame = w.buf[:len(frame)+size]
-			f.entry.Digest = repo.DigestOf(data)
 			members = append(members, repo.Member{File: f.entry.File, Data: data})
 			owners = append(owners, f)
 		}
@@ -279,13 +311,24 @@ func (w *worker) finish(ctx context.Context, f *file, frames []repo.Frame) error
 	if !complete {
 		return nil
 	}
-	pages := uint32((f.entry.Size + int64(w.blockSize) - 1) / int64(w.blockSize))
-	place, err := w.writer.WriteMap(ctx, f.entry.File, all, repo.NewPageMap(w.writer.ID(), pages))
+	if f.portion == storeChanged {
+		return w.overlays.add(ctx, w, f, all)
+	}
+	return w.storeMap(ctx, f, all, repo.NewPageMap(w.writer.ID(), w.pagesOf(f)))
+}
+
+// storeMap stores the page map of a file, some of whose pages are in frames.
+func (w *worker) storeMap(ctx context.Context, f *file, frames []repo.Frame, m repo.PageMap) error {
+	place, err := w.writer.WriteMap(ctx, f.entry.File, frames, m)
 	if err != nil {
 		return fmt.Errorf("store the page map of %s: %w", f.entry.Path, err)
 	}
 	f.entry.Map = &repo.MapRef{Place: place, File: f.entry.File}
 	return nil
+}
+
+func (w *worker) pagesOf(f *file) uint32 {
+	return uint32((f.entry.Size + int64(w.blockSize) - 1) / int64(w.blockSize))
 }
 
 // readFull fills buf from h at off. What lies past the file's end is zeros:

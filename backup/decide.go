@@ -27,18 +27,24 @@ type Facts struct {
 	MaySwitch    bool // the primary lets us end its current segment
 }
 
-// Plan is what Take will do.
+// Plan is what Take will do. Its JSON keys are stable.
 type Plan struct {
 	Kind repo.Kind `json:"kind"`
-	Role string    `json:"source_role"` // repo.RolePrimary or repo.RoleStandby
-	Why  string    `json:"why"`
+	// Parent, Method and Told are those of an incremental backup.
+	Parent repo.BackupID `json:"parent,omitzero"`
+	Method Method        `json:"method,omitempty"`
+	Told   *Told         `json:"told,omitempty"`
+	Role   string        `json:"source_role"` // repo.RolePrimary or repo.RoleStandby
+	Why    string        `json:"why"`
+	// Rejected are backups that cannot be the parent, newest first.
+	Rejected []Rejected `json:"rejected,omitempty"`
 	// Findings are worth knowing, but do not keep the backup from succeeding.
 	Findings []finding.Finding `json:"findings,omitempty"`
 }
 
-// Decide says what kind of backup to take, or everything that keeps it from
-// being taken, each with a hint. The kind is always full: every page is read
-// and stored.
+// Decide says everything that keeps a backup from being taken, each with a
+// hint. What kind it will be depends on where the server lets it start: see
+// [Preview].
 func Decide(f Facts) (Plan, error) {
 	p := Plan{Kind: repo.Full, Role: repo.RolePrimary, Why: "full: the backup stands on its own"}
 	if f.Server.InRecovery {

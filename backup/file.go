@@ -17,6 +17,11 @@ type file struct {
 	entry repo.Entry
 	class pg.Class
 
+	// base is what the parent has under this path, nil where it has nothing or
+	// there is no parent, and portion how much of the file is stored anew.
+	base    *repo.Entry
+	portion portion
+
 	mu      sync.Mutex
 	pending int          // tasks of a split file that are not done
 	frames  []repo.Frame // of the tasks that are done
@@ -54,6 +59,27 @@ func (f *file) open(root string, blockSize int64) (*os.File, error) {
 	}
 	f.entry.Size = info.Size()
 	return h, nil
+}
+
+// inParent reports whether the content read is what the parent has.
+func (f *file) inParent() bool {
+	return f.portion == storeIfNew && f.entry.Size == f.base.Size && f.entry.Digest == f.base.Digest
+}
+
+// inherit makes the parent's content that of the file. The parent's generations
+// follow the new backup in its manifest.
+func (f *file) inherit() {
+	f.entry.Size, f.entry.Digest = f.base.Size, f.base.Digest
+	if b := f.base.Bundle; b != nil {
+		ref := *b
+		ref.Generation++
+		f.entry.Bundle = &ref
+	}
+	if m := f.base.Map; m != nil {
+		ref := *m
+		ref.Generation++
+		f.entry.Map = &ref
+	}
 }
 
 // done notes the frames of one task of the file, and gives all of them once no

@@ -53,12 +53,12 @@ func (t *run) copyFiles(ctx context.Context, w *repo.Writer, start pg.LSN) (*ima
 	if img.files, err = scan(ctx, dir, int64(control.BlockSize), t.Log); err != nil {
 		return nil, err
 	}
-	for _, f := range img.files {
-		t.total += f.entry.Size
-	}
 	t.files = len(img.files)
-	t.phase(PhaseCopy)
 	c := &copier{root: dir.Root, blockSize: int(control.BlockSize), writer: w, pages: img.pages, rate: &rate{perSecond: t.MaxRate}}
+	if err := t.divide(ctx, img.files, c); err != nil {
+		return nil, err
+	}
+	t.phase(PhaseCopy)
 	stop := t.report(c)
 	err = c.run(ctx, img.files, t.Workers)
 	stop()
@@ -158,41 +158,56 @@ func (img *image) suspend(ctx context.Context, t *run, w *repo.Writer) (repo.Bac
 	if err := img.storeOwn(ctx, w); err != nil {
 		return repo.Backup{}, err
 	}
-	return w.Suspend(ctx, repo.Contents{Backup: img.describe(t), Entries: img.entries()})
+	contents := repo.Contents{Backup: img.describe(t), Entries: img.entries()}
+	if t.parent != nil {
+		// All that the parent leans on: which of its packs hold no live page
+		// any more, only every file's page map together could tell.
+		contents.Generations, contents.Packs = t.parent.Generations, t.parent.Packs
+	}
+	return w.Suspend(ctx, contents)
 }
 
-// findHistory reads the history of the timeline that the backup ended on: from
-// pg_wal, where a server that followed it keeps it, else from the archive.
-func (img *image) findHistory(ctx context.Context, l *lineages) error {
-	tli := img.end.Timeline
-	if tli == 1 {
+// findHistory finds the history of the timeline that the backup ended on.
+func (img *image) findHistory(ctx context.Context, l *lineages) (err error) {
+	if img.end.Timeline == 1 {
 		img.history = pg.FirstTimeline()
 		return nil
 	}
-	content, err := os.ReadFile(filepath.Join(img.dir.Root, "pg_wal", pg.HistoryName(tli)))
-	if err == nil {
-		if img.history, err = pg.ParseHistory(tli, content); err != nil {
-			return err
-		}
-		// A restore to any later timeline needs it as well, and the member
-		// that was promoted may not have come to archive it.
-		_, err = l.repo.PutHistory(ctx, tli, content)
+	var content []byte
+	if img.history, content, err = historyOf(ctx, img.dir.Root, img.end.Timeline, l); err != nil || content == nil {
 		return err
 	}
+	// A restore to any later timeline needs it as well, and the member that was
+	// promoted may not have come to archive it.
+	_, err = l.repo.PutHistory(ctx, img.end.Timeline, content)
+	return err
+}
+
+// historyOf reads the history of a timeline: from pg_wal, where a server that
+// followed it keeps it, else from the archive. content is the file in pg_wal,
+// nil if it is not there.
+func historyOf(ctx context.Context, root string, tli pg.Timeline, l *lineages) (h pg.History, content []byte, err error) {
+	if tli == 1 {
+		return pg.FirstTimeline(), nil, nil
+	}
+	content, err = os.ReadFile(filepath.Join(root, "pg_wal", pg.HistoryName(tli)))
+	if err == nil {
+		h, err = pg.ParseHistory(tli, content)
+		return h, content, err
+	}
 	if !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("read the history of timeline %s: %w", tli, err)
+		return h, nil, fmt.Errorf("read the history of timeline %s: %w", tli, err)
 	}
 	archived, err := l.all(ctx)
 	if err != nil {
-		return err
+		return h, nil, err
 	}
 	archived = slices.DeleteFunc(archived, func(h pg.History) bool { return h.Timeline != tli })
 	if len(archived) != 1 {
-		return finding.WithHint(fmt.Errorf("find the history of timeline %s: it is not in pg_wal, and the archive knows %d timelines of this number", tli, len(archived)),
+		return h, nil, finding.WithHint(fmt.Errorf("find the history of timeline %s: it is not in pg_wal, and the archive knows %d timelines of this number", tli, len(archived)),
 			"copy %s from another member's pg_wal into this one's", pg.HistoryName(tli))
 	}
-	img.history = archived[0]
-	return nil
+	return archived[0], nil, nil
 }
 
 // storeOwn stores the files that are in memory: small ones, in one frame.
@@ -250,6 +265,9 @@ func (img *image) describe(t *run) repo.Backup {
 		SourceMember: t.Member, SourceRole: t.plan.Role, SourceHost: t.Host,
 		Started: t.started, Finished: ended(t.started, time.Since(t.started), time.Now()), ToolVersion: t.ToolVersion,
 		WALDirectory: img.dir.WALLocation,
+	}
+	if t.parent != nil {
+		b.Parent = t.parent.ID()
 	}
 	if b.SourceRole == repo.RoleStandby {
 		b.MinRecovery = c.MinRecovery

@@ -36,6 +36,13 @@ type Options struct {
 	MaxRate int64 // bytes read per second over all readers; 0 means no limit
 	Fast    bool  // checkpoint at once instead of spread over checkpoint_completion_target
 
+	// Kind is what is asked for; the zero value is [Auto].
+	Kind Request
+	// NoFallback, if not empty, says why a full backup must not stand in where
+	// an incremental one is not possible. The first backup of a cluster is no
+	// such case.
+	NoFallback string
+
 	// AllowDamagedPages takes the backup although pages of it are damaged, and
 	// names them in the manifest.
 	AllowDamagedPages bool
@@ -90,6 +97,8 @@ func (o Options) withDefaults() (Options, error) {
 	switch {
 	case o.Repo == nil, o.DataDir == "", o.Source == nil, o.ToolVersion == "":
 		return o, fmt.Errorf("back up %q: repository, data directory, source and tool version are required", o.DataDir)
+	case o.Kind != Auto && o.Kind != FullOnly && o.Kind != IncrementalOnly:
+		return o, fmt.Errorf("back up %s: kind %q is not known", o.DataDir, string(o.Kind))
 	case o.Workers < 0, o.MaxRate < 0:
 		return o, fmt.Errorf("back up %s: %d workers at %d bytes per second", o.DataDir, o.Workers, o.MaxRate)
 	}

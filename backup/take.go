@@ -10,6 +10,7 @@ import (
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/finding"
 	"github.com/pgtender/pgtender/internal/pg/server"
+	"github.com/pgtender/pgtender/internal/pg/wal"
 )
 
 // Result is what [Take] did. After an error it tells how far it came.
@@ -18,6 +19,9 @@ type Result struct {
 	// Earlier are backups of earlier runs whose WAL had arrived by now, so that
 	// they could be committed.
 	Earlier []repo.BackupID `json:"earlier,omitempty"`
+
+	// Plan is what was decided, kind and reason above all.
+	Plan Plan `json:"plan"`
 
 	Read int64 `json:"read_bytes"` // from the data directory
 
@@ -38,6 +42,15 @@ type run struct {
 	plan    Plan
 	lines   *lineages
 	conn    *server.Conn // the session on the source: backup mode lives as long as it
+
+	// marked is the parent that the running marker names, so that expire spares
+	// what it leans on, and settled that no other can be taken any more.
+	marked  repo.BackupID
+	settled bool
+	dry     bool // only a preview
+	// Of an incremental backup; nil: it is a full one.
+	parent *repo.Manifest
+	blocks *wal.BlockMap // changed since the parent's start; nil: page LSNs tell
 
 	total  int64 // bytes of the scan
 	files  int
@@ -60,11 +73,28 @@ func Take(ctx context.Context, o Options) (Result, error) {
 	t := &run{Options: o, started: time.Now(), lines: &lineages{repo: o.Repo}}
 	t.id = repo.NewBackupID(t.started)
 	err = because(ctx, t.take(ctx))
-	t.result.Wall = time.Since(t.started)
+	t.result.Plan, t.result.Wall = t.plan, time.Since(t.started)
 	return t.result, err
 }
 
-func (t *run) take(ctx context.Context) (err error) {
+// parentTries is how often a backup begins anew because the parent that its
+// marker names turned out not to fit.
+const parentTries = 3
+
+func (t *run) take(ctx context.Context) error {
+	for try := 1; ; try++ {
+		t.settled = try == parentTries
+		err := t.attempt(ctx)
+		var other *otherParentError
+		if !errors.As(err, &other) {
+			return err
+		}
+		t.Log.InfoContext(ctx, "beginning anew, with another parent", "backup", t.id.String(), "parent", other.parent.String())
+		t.marked = other.parent
+	}
+}
+
+func (t *run) attempt(ctx context.Context) (err error) {
 	// 1. What may refuse does so before anything is written or asked of the
 	// server. A crash leaves nothing.
 	if t.conn, err = t.Source(ctx); err != nil {
@@ -82,9 +112,12 @@ func (t *run) take(ctx context.Context) (err error) {
 			t.Log.WarnContext(ctx, f.Text, "hint", f.Hint)
 		}
 	}
-	// 2. The marker says that this backup runs. A crash leaves it behind, and
-	// it grows old.
-	marker := repo.Running{ID: t.id, Member: t.Member, Host: t.Host, PID: os.Getpid(), Started: t.started}
+	if err := t.expect(ctx); err != nil {
+		return err
+	}
+	// 2. The marker says that this backup runs, and what it builds on. A crash
+	// leaves it behind, and it grows old.
+	marker := repo.Running{ID: t.id, Parent: t.marked, Member: t.Member, Host: t.Host, PID: os.Getpid(), Started: t.started}
 	err = t.Repo.Heartbeat(ctx, marker, t.Beat, t.protocol)
 	if t.done && err != nil {
 		t.Log.WarnContext(ctx, "backup is complete, but cleaning up after it failed", "backup", t.id.String(), "error", err)
@@ -159,7 +192,10 @@ func (t *run) image(ctx context.Context, w *repo.Writer) (repo.Backup, error) {
 	}
 	defer b.Abort()
 	t.result.Checkpoint = time.Since(begin)
-	t.Log.InfoContext(ctx, "backup started", "backup", t.id.String(), "start", b.Start.String(), "source", t.plan.Role)
+	if err := t.choose(live, b.Start); err != nil {
+		return repo.Backup{}, because(live, err)
+	}
+	t.Log.InfoContext(ctx, "backup started", "backup", t.id.String(), "start", b.Start.String(), "source", t.plan.Role, "kind", string(t.plan.Kind), "why", t.plan.Why)
 
 	// 4. and 5. What belongs to the backup, and its content.
 	img, err := t.copyFiles(live, w, b.Start.LSN)

@@ -36,13 +36,18 @@ topology decides which member is the source: a synchronous standby before other
 replicas before the leader. On another member the command refuses and names the
 source; with --elect it exits 0 there, so that one timer can run on every node.
 
+It is incremental where an earlier backup can be its parent: then only pages that
+changed since are read and stored, and it is a complete image all the same. Where
+it cannot, a full one is taken and the reason told, as far as backup.full_fallback
+allows.
+
 A backup counts only when the WAL it needs is proved to be in the archive. If it
 does not arrive in time the finished copy is kept, and the next run commits it.
 
 Without patroni.yml and DCS (--cluster and data_dir) the local server is backed
 up, whichever it is; a standby needs a DCS to find its primary.
 
-JSON keys: backup (as in info), earlier, read_bytes, checkpoint_ns, copy_ns,
+JSON keys: backup (as in info), plan, earlier, read_bytes, checkpoint_ns, copy_ns,
 wal_ns, wall_ns; with --dry-run source, is_source, reason, plan.`,
 		Example: "  pgtender backup\n  pgtender backup --elect --max-rate 100MB\n  pgtender backup --dry-run",
 		Args:    cobra.NoArgs,
@@ -59,7 +64,7 @@ wal_ns, wall_ns; with --dry-run source, is_source, reason, plan.`,
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&f.kind, "kind", "auto", "auto or full")
+	fl.StringVar(&f.kind, "kind", "auto", "auto, full, or incremental (or fail)")
 	fl.BoolVar(&f.elect, "elect", false, "exit 0 where this member is not the source")
 	fl.StringVar(&f.member, "member", "", "take `NAME` for the source, in place of the choice")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "say what would be done, and do nothing")
@@ -70,9 +75,24 @@ wal_ns, wall_ns; with --dry-run source, is_source, reason, plan.`,
 	return cmd
 }
 
+// requests are the values of --kind.
+var requests = map[string]backup.Request{"auto": backup.Auto, "full": backup.FullOnly, "incremental": backup.IncrementalOnly}
+
+// noFallback says why a full backup must not stand in for an incremental one at
+// the moment, "" if it may.
+func noFallback(c config.Backup, now time.Time) string {
+	switch {
+	case c.FullFallback == "never":
+		return "backup.full_fallback is never"
+	case c.FullFallback == "window" && !c.FullWindow.Contains(now):
+		return fmt.Sprintf("it is %s, outside of backup.full_window %s", now.Format("15:04"), c.FullWindow)
+	}
+	return ""
+}
+
 func (n *node) applyBackupFlags(f backupFlags) error {
-	if f.kind != "auto" && f.kind != "full" {
-		return usagef("--kind %q is none of auto, full", f.kind)
+	if _, ok := requests[f.kind]; !ok {
+		return usagef("--kind %q is none of auto, full, incremental", f.kind)
 	}
 	if f.maxRate != "" {
 		var rate config.Bytes
@@ -191,6 +211,7 @@ func (n *node) backupOptions(r *repo.Repo, f backupFlags, d source) (backup.Opti
 	opts := backup.Options{
 		Repo: r, DataDir: dir, Source: n.connectLocal, Member: n.member(), ToolVersion: toolVersion(),
 		Label: f.label, Workers: n.Backup.Workers, MaxRate: int64(n.Backup.MaxRate), Fast: n.Backup.Checkpoint != "spread",
+		Kind: requests[f.kind], NoFallback: noFallback(n.Backup, time.Now()),
 		AllowDamagedPages: f.allowDamaged, ArchiveTimeout: time.Duration(n.Backup.ArchiveTimeout), Archive: push, Log: n.log,
 	}
 	if !d.alone {
@@ -216,11 +237,7 @@ func (n *node) holdBackup(ctx context.Context) (context.Context, func(), error) 
 func (a *app) dryRun(ctx context.Context, opts backup.Options, d source) error {
 	result := backupPlan{Source: d.Source, IsSource: d.isSource, Reason: d.Reason}
 	if d.isSource {
-		facts, err := backup.Inspect(ctx, opts)
-		if err != nil {
-			return err
-		}
-		plan, err := backup.Decide(facts)
+		plan, err := backup.Preview(ctx, opts)
 		if err != nil {
 			return err
 		}
@@ -234,6 +251,9 @@ func (a *app) dryRun(ctx context.Context, opts backup.Options, d source) error {
 		return nil
 	}
 	fmt.Fprintf(a.out, "source: %s\nbackup: %s\n", d.Reason, result.Plan.Why)
+	for _, r := range result.Plan.Rejected {
+		fmt.Fprintf(a.out, "not the parent: %s %s\n", r.Backup, r.Why)
+	}
 	printFindings(a.out, result.Plan.Findings)
 	return nil
 }
@@ -252,7 +272,7 @@ func printBackup(w io.Writer, r backup.Result) {
 	if r.Copy > 0 {
 		rate = int64(float64(r.Read) / r.Copy.Seconds())
 	}
-	fmt.Fprintf(w, "backup %s is complete: %s to %s on timeline %s, from %s (%s)\n", b.ID, b.Start.LSN, b.Stop.LSN, b.Stop.Timeline, orDash(b.SourceMember), b.SourceRole)
+	fmt.Fprintf(w, "backup %s is complete: %s to %s on timeline %s, from %s (%s)\n%s\n", b.ID, b.Start.LSN, b.Stop.LSN, b.Stop.Timeline, orDash(b.SourceMember), b.SourceRole, r.Plan.Why)
 	table(w, [][]string{
 		{"", "read", size(r.Read), fmt.Sprintf("%d files", b.Files)},
 		{"", "stored", size(b.StoredBytes), fmt.Sprintf("%d packs", b.Packs)},

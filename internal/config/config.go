@@ -145,6 +145,13 @@ type Backup struct {
 	ArchiveTimeout Duration `yaml:"archive_timeout"`
 	// Checkpoint is fast (default) or spread.
 	Checkpoint string `yaml:"checkpoint"`
+	// FullFallback says whether a full backup may stand in where an incremental
+	// one is not possible: allow (default), never, or window: only within
+	// FullWindow. Otherwise the command fails and says why. The first backup of
+	// a cluster, and --kind full, are always taken.
+	FullFallback string `yaml:"full_fallback"`
+	// FullWindow is a time of day in the host's time zone, such as 22:00-05:00.
+	FullWindow Window `yaml:"full_window"`
 }
 
 // Restore settings, for restore, create-replica and bootstrap alike.
@@ -190,7 +197,7 @@ func Default() Config {
 	return Config{
 		Expire:  Expire{Grace: Duration(24 * time.Hour)},
 		S3:      S3{RetryBudget: Duration(2 * time.Minute)},
-		Backup:  Backup{Leader: "allow", MaxLag: 256 << 20, Compression: "zstd", Level: 1, ArchiveTimeout: Duration(10 * time.Minute), Checkpoint: "fast"},
+		Backup:  Backup{Leader: "allow", MaxLag: 256 << 20, Compression: "zstd", Level: 1, ArchiveTimeout: Duration(10 * time.Minute), Checkpoint: "fast", FullFallback: "allow"},
 		Archive: Archive{PushTimeout: Duration(5 * time.Minute), Workers: 4, PushAhead: 512 << 20, DCSTimeout: Duration(5 * time.Second)},
 		Log:     Log{Level: "info", Format: "text"},
 	}

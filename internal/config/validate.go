@@ -44,6 +44,10 @@ func (c Config) Validate() error {
 	oneOf("backup.leader", c.Backup.Leader, "allow", "never", "only")
 	oneOf("backup.compression", c.Backup.Compression, "zstd", "none")
 	oneOf("backup.checkpoint", c.Backup.Checkpoint, "fast", "spread")
+	oneOf("backup.full_fallback", c.Backup.FullFallback, "allow", "window", "never")
+	if c.Backup.FullFallback == "window" && c.Backup.FullWindow == (Window{}) {
+		fault("backup.full_window", "needed when backup.full_fallback is window, such as 22:00-05:00")
+	}
 	if c.Backup.Level < -7 || c.Backup.Level > 19 {
 		fault("backup.level", "%d is outside -7..19", c.Backup.Level)
 	}

@@ -74,3 +74,40 @@ func (d Duration) String() string { return time.Duration(d).String() }
 
 // MarshalText implements encoding.TextMarshaler.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// Window is a part of each day, written as 22:00-05:00: from the first minute
+// to before the last one, past midnight where that is earlier. The zero Window
+// is none.
+type Window struct{ from, to int } // minutes since midnight
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (w *Window) UnmarshalText(text []byte) error {
+	from, to, ok := strings.Cut(string(text), "-")
+	a, errA := time.Parse("15:04", strings.TrimSpace(from))
+	b, errB := time.Parse("15:04", strings.TrimSpace(to))
+	v := Window{a.Hour()*60 + a.Minute(), b.Hour()*60 + b.Minute()}
+	if !ok || errA != nil || errB != nil || v.from == v.to {
+		return fmt.Errorf("%q is not a time of day such as 22:00-05:00", text)
+	}
+	*w = v
+	return nil
+}
+
+// Contains reports whether a time's clock lies in the window.
+func (w Window) Contains(t time.Time) bool {
+	m := t.Hour()*60 + t.Minute()
+	if w.from <= w.to {
+		return w.from <= m && m < w.to
+	}
+	return m >= w.from || m < w.to
+}
+
+func (w Window) String() string {
+	if w == (Window{}) {
+		return ""
+	}
+	return fmt.Sprintf("%02d:%02d-%02d:%02d", w.from/60, w.from%60, w.to/60, w.to%60)
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (w Window) MarshalText() ([]byte, error) { return []byte(w.String()), nil }

@@ -1,0 +1,114 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/pgtender/pgtender/backup/archive"
+	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/internal/pg"
+	"github.com/pgtender/pgtender/internal/pg/server"
+	"github.com/pgtender/pgtender/internal/pg/wal"
+)
+
+// Told says what told the changes since the parent's start. Its JSON keys are
+// stable.
+type Told struct {
+	Segments  int   `json:"segments,omitempty"`    // archived, of which headers and block maps were read
+	Indexes   int   `json:"indexes,omitempty"`     // index objects that stood for many of them
+	LocalWAL  int64 `json:"local_bytes,omitempty"` // of the source's own pg_wal that were read
+	Summaries int   `json:"summaries,omitempty"`   // of the server's own WAL summaries
+}
+
+// tracker finds out which blocks WAL changed along one history.
+type tracker struct {
+	repo    *repo.Repo
+	history pg.History
+	size    pg.SegmentSize
+	dataDir string       // of the source
+	conn    *server.Conn // with the source
+	log     *slog.Logger
+}
+
+// changes gives the blocks that WAL from from to before to changed. What the
+// archive does not know is looked up in the source's own pg_wal, and then in
+// the server's WAL summaries. gap says what none of them knows; the map is then
+// of no use.
+func (k *tracker) changes(ctx context.Context, from, to pg.LSN) (m *wal.BlockMap, told Told, gap, err error) {
+	split, err := archive.Ambiguous(ctx, k.repo, k.history, k.size, from, to)
+	if err != nil {
+		return nil, told, nil, err
+	}
+	if len(split) > 0 {
+		return nil, told, fmt.Errorf("WAL segment %s is archived with different contents", split[0].Name(k.size)), nil
+	}
+	m = new(wal.BlockMap)
+	var gaps [3]error
+	for at := from; at < to; {
+		before := at
+		for i, source := range []func(context.Context, *wal.BlockMap, *Told, pg.LSN, pg.LSN) (pg.LSN, error, error){
+			k.archived, k.local, k.summarized,
+		} {
+			if at >= to {
+				break
+			}
+			if at, gaps[i], err = source(ctx, m, &told, at, to); err != nil {
+				return nil, told, nil, err
+			}
+		}
+		if at == before {
+			return nil, told, fmt.Errorf("WAL from %s on: %w", at, errors.Join(gaps[:]...)), nil
+		}
+	}
+	return m, told, nil, nil
+}
+
+// archived adds what the archive knows.
+func (k *tracker) archived(ctx context.Context, m *wal.BlockMap, told *Told, at, to pg.LSN) (until pg.LSN, gap, err error) {
+	changed, done, err := archive.Changes(ctx, k.repo, k.history, k.size, at, to)
+	if err != nil {
+		return at, nil, err
+	}
+	m.Merge(changed)
+	told.Segments += done.Segments
+	told.Indexes += done.Indexes
+	if done.Fault != nil {
+		gap = done.Fault
+	}
+	return done.Until, gap, nil
+}
+
+// local adds what the source's own pg_wal says. It is read record by record,
+// as recovery would, so only a record that starts at to or later proves that
+// nothing before it is missing.
+func (k *tracker) local(ctx context.Context, m *wal.BlockMap, told *Told, at, to pg.LSN) (until pg.LSN, gap, err error) {
+	dir := wal.Dir{Path: filepath.Join(k.dataDir, "pg_wal"), History: k.history, SegmentSize: k.size}
+	r := wal.NewReader(dir, at, wal.ReaderOptions{History: k.history, SegmentSize: k.size, SystemID: k.repo.Cluster().SystemID})
+	defer r.Close() // opened for reading
+	defer func() { told.LocalWAL += int64(until - at) }()
+	for until = at; ; until = r.End() {
+		rec, err := r.Next(ctx)
+		switch {
+		case err == io.EOF:
+			return until, fmt.Errorf("pg_wal of the source: %w", r.Reason()), nil
+		case errors.Is(err, fs.ErrPermission):
+			return until, err, nil
+		case err != nil:
+			return until, nil, fmt.Errorf("read pg_wal of the source: %w", err)
+		case rec.Start >= to:
+			return to, nil, nil
+		}
+		flags, err := m.Record(rec)
+		if err != nil {
+			return until, fmt.Errorf("pg_wal of the source: record at %s: %w", rec.Start, err), nil
+		}
+		if flags.BreaksChain() {
+			return until, fmt.Errorf("pg_wal of the source: record at %s: %s", rec.Start, flags), nil
+		}
+	}
+}

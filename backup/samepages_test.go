@@ -1,0 +1,173 @@
+package backup_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/pgtender/pgtender/internal/pg"
+)
+
+// sameCluster compares two stopped data directories that recovered from one
+// archive to one point: every main fork page by page, hints masked, and the
+// visibility maps, the relation maps and the commit logs byte by byte.
+func sameCluster(t *testing.T, want, got string) {
+	t.Helper()
+	a, b := pageFiles(t, want), pageFiles(t, got)
+	for name := range b {
+		if _, ok := a[name]; !ok {
+			t.Errorf("%s is in the restored incremental backup only", name)
+		}
+	}
+	pages := 0
+	for name, rel := range a {
+		if _, ok := b[name]; !ok {
+			t.Errorf("%s is missing in the restored incremental backup", name)
+			continue
+		}
+		pages += samePages(t, want, got, name, rel)
+		if t.Failed() {
+			return
+		}
+	}
+	if pages == 0 {
+		t.Error("there was nothing to compare")
+	}
+}
+
+// pageFiles lists what is compared, by path.
+func pageFiles(t *testing.T, root string) map[string]pg.Class {
+	t.Helper()
+	_, control, err := pg.ReadControl(t.Context(), root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := pg.OpenDataDir(root, control.Layout())
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := make(map[string]pg.Class)
+	for e, err := range dir.Entries(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch name := path.Base(e.Path); {
+		case !e.Mode.IsRegular() || e.Size == 0:
+		case e.Kind == pg.KindRelation && e.Rel.Fork != pg.FSMFork,
+			name == "pg_filenode.map", strings.HasPrefix(e.Path, "pg_xact/"):
+			out[e.Path] = e.Class
+		}
+	}
+	return out
+}
+
+const pageSize = 8192
+
+func samePages(t *testing.T, want, got, name string, class pg.Class) int {
+	t.Helper()
+	a, errA := os.ReadFile(filepath.Join(want, name))
+	b, errB := os.ReadFile(filepath.Join(got, name))
+	if err := errors.Join(errA, errB); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return 0
+		}
+		t.Fatal(err)
+	}
+	if len(a) != len(b) {
+		t.Errorf("%s has %d bytes, the full backup's has %d", name, len(b), len(a))
+		return 0
+	}
+	if class.Kind != pg.KindRelation {
+		if !bytes.Equal(a, b) {
+			t.Errorf("%s differs", name)
+		}
+		return 1
+	}
+	for at := 0; at < len(a); at += pageSize {
+		x, y := a[at:at+pageSize], b[at:at+pageSize]
+		if bytes.Equal(x, y) {
+			continue
+		}
+		mask(x, class.Rel.Fork)
+		mask(y, class.Rel.Fork)
+		if !bytes.Equal(x, y) {
+			i := 0
+			for x[i] == y[i] {
+				i++
+			}
+			t.Errorf("%s: page %d differs from byte %d on: %x, in the full backup %x", name, at/pageSize, i, y[i:min(i+16, pageSize)], x[i:min(i+16, pageSize)])
+			return 0
+		}
+	}
+	return len(a) / pageSize
+}
+
+// mask clears what servers change in a page without a record in WAL (bufmask.c
+// and heap_mask, btree_mask and the like of PostgreSQL), but not the LSN.
+func mask(page []byte, fork pg.ForkNumber) {
+	le := binary.LittleEndian
+	clear(page[8:10]) // checksum
+	if fork != pg.MainFork {
+		return
+	}
+	le.PutUint16(page[10:], le.Uint16(page[10:])&^3) // PD_HAS_FREE_LINES, PD_PAGE_FULL
+	clear(page[20:24])                               // pd_prune_xid
+	lower, upper, special := int(le.Uint16(page[12:])), int(le.Uint16(page[14:])), int(le.Uint16(page[16:]))
+	if lower < 24 || lower > upper || upper > special || special > pageSize {
+		return
+	}
+	clear(page[lower:upper])
+	if le.Uint32(page[24:]) == 0xBA0BABEE { // SP-GiST's metapage holds a cache of free space (spgutils.c, SpGistUpdateMetaPage)
+		clear(page[28 : 28+8*8])
+	}
+	opaque := page[special:]
+	index := len(opaque) >= 16 || len(opaque) == 8 && le.Uint32(opaque) != 0x1717 // not a heap, not a sequence
+	if len(opaque) == 16 && le.Uint16(opaque[14:]) <= 0xFF7F {                    // B-tree: its last word is the cycle id (btpo_cycleid)
+		flags := le.Uint16(opaque[12:])
+		le.PutUint16(opaque[12:], flags&^(1<<6|1<<5)) // BTP_HAS_GARBAGE, BTP_SPLIT_END
+		clear(opaque[14:16])
+	}
+	if len(opaque) == 16 && le.Uint16(opaque[14:]) == 0xFF80 { // hash: LH_PAGE_HAS_DEAD_TUPLES
+		le.PutUint16(opaque[12:], le.Uint16(opaque[12:])&^(1<<7))
+	}
+	for at := 24; at+4 <= lower; at += 4 {
+		word := le.Uint32(page[at:])
+		offset, flags, length := int(word&0x7FFF), word>>15&3, int(word>>17)
+		if index {
+			if flags == 3 { // LP_DEAD is a hint in an index
+				le.PutUint32(page[at:], word&^(3<<15)|1<<15)
+			}
+			continue
+		}
+		if flags == 1 && length >= 23 && offset+length <= pageSize {
+			info := page[offset+20:]
+			le.PutUint16(info, le.Uint16(info)&^0x0F00) // XMIN and XMAX, COMMITTED and INVALID
+		}
+	}
+}
+
+// inherited checks every page of a backup that lies in an older one: it must be
+// empty or older than the parent's start. It gives how many there were.
+func (l *lab) inherited(t *testing.T, id backupID) int {
+	t.Helper()
+	m, err := l.repo.OpenManifest(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parent, err := l.repo.OpenManifest(t.Context(), m.Backup.Parent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, err := auditKept(t, m, parent.Backup.Start.LSN)
+	if err != nil {
+		t.Fatal(fmt.Errorf("backup %s on %s: %w", id, parent.ID(), err))
+	}
+	return kept
+}
