@@ -204,6 +204,12 @@ func TestASecondBackupIsRefusedWhileOneRuns(t *testing.T) {
 		if !errors.Is(err, backup.ErrRunning) || !strings.Contains(err.Error(), `"m2"`) {
 			return fmt.Errorf("got %w", err)
 		}
+		// Whoever holds the lease knows that m2 has lost it.
+		leased := l.options(t, l.primary)
+		leased.Leased = true
+		if _, err := backup.Take(ctx, leased); err != nil {
+			return fmt.Errorf("under the lease: %w", err)
+		}
 		return nil
 	})
 	if err != nil {

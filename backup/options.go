@@ -60,6 +60,12 @@ type Options struct {
 	// are filled in.
 	Archive archive.PushOptions
 
+	// Leased says that the caller holds the lease that keeps a second backup of
+	// the cluster out. Then whoever else has a young running marker has died or
+	// lost that lease, which is told and does not keep this backup from running:
+	// after a machine's death nobody would be let in for as long as Grace.
+	Leased bool
+
 	// Beat is the rhythm of the running marker, and Grace the age from which
 	// another backup's marker is taken for dead; 0 means half as long again as
 	// the beat's lapse, after which a backup stops itself: 15 minutes.

@@ -34,6 +34,10 @@ func (t *run) alone(ctx context.Context) error {
 			return err
 		}
 	}
+	if t.Leased && errors.Is(rival, ErrRunning) {
+		t.Log.WarnContext(ctx, "going on beside it, for the cluster's backup lease is held here", "error", rival)
+		return nil
+	}
 	return rival
 }
 

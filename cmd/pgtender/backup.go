@@ -13,6 +13,7 @@ import (
 	"github.com/pgtender/pgtender/backup"
 	"github.com/pgtender/pgtender/backup/archive"
 	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/dcs"
 	"github.com/pgtender/pgtender/ha"
 	"github.com/pgtender/pgtender/internal/config"
 	"github.com/pgtender/pgtender/internal/finding"
@@ -143,7 +144,7 @@ func (a *app) backup(ctx context.Context, n *node, f backupFlags) error {
 			return err
 		}
 		defer release()
-		ctx = held
+		ctx, opts.Leased = held, true
 	}
 	if err := opts.Archive.CheckOwner(ctx); err != nil {
 		return err
@@ -153,7 +154,10 @@ func (a *app) backup(ctx context.Context, n *node, f backupFlags) error {
 	opts.Progress = func(p backup.Progress) { m.report(string(p.Phase), p.Done, p.Total) }
 	result, err := backup.Take(ctx, opts)
 	m.end()
-	if err != nil {
+	switch {
+	case errors.Is(err, dcs.ErrLeaseLost):
+		return finding.WithHint(err, "another backup may have begun meanwhile (pgtender info); if none has, take it again when the DCS answers")
+	case err != nil:
 		return err
 	}
 	n.showAlarms(ctx, r)
