@@ -95,9 +95,6 @@ func (img *image) stop(ctx context.Context, t *run, b *server.Backup) error {
 		return err
 	}
 	end, err := b.Stop(ctx)
-	if errors.Is(err, server.ErrPromoted) {
-		err = finding.WithHint(err, "take the backup again, from the member that is the source now")
-	}
 	if err != nil {
 		return err
 	}

@@ -151,6 +151,9 @@ func (b *Backup) Stop(ctx context.Context) (BackupEnd, error) {
 		end, err = b.stop(ctx)
 	}
 	if err != nil {
+		if ctx.Err() == nil && IsUnavailable(err) {
+			err = fmt.Errorf("%w: %w", ErrSessionLost, err)
+		}
 		b.Abort()
 		return BackupEnd{}, fmt.Errorf("stop backup: %w", err)
 	}
@@ -178,8 +181,8 @@ func (b *Backup) stop(ctx context.Context) (BackupEnd, error) {
 	}
 	row, err := b.conn.row(ctx, 3, stop)
 	if err != nil {
-		if errors.Is(b.alive(closeTimeout), ErrPromoted) { // messages are translated, so ask
-			err = fmt.Errorf("%w: %w", ErrPromoted, err)
+		if now := b.alive(closeTimeout); errors.Is(now, ErrPromoted) { // messages are translated, so ask
+			err = now
 		}
 		return BackupEnd{}, err
 	}

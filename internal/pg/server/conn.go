@@ -166,7 +166,7 @@ func texts(rows [][][]byte) [][]string {
 // script may hold a secret (ALTER ROLE ... PASSWORD), so no more than that.
 func firstWords(sql string) string {
 	words := strings.Fields(sql)
-	return strings.Join(words[:min(2, len(words))], " ")
+	return strings.TrimRight(strings.Join(words[:min(2, len(words))], " "), ",")
 }
 
 // quoteLiteral quotes a string for the replication grammar, which has no

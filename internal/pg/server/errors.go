@@ -15,11 +15,13 @@ import (
 var (
 	// ErrPromoted ends a backup that was started on a standby which then became
 	// a primary: PostgreSQL refuses such a backup at its stop.
-	ErrPromoted = errors.New("the standby was promoted during the backup")
+	ErrPromoted error = &hinted{"the standby was promoted during the backup",
+		"take the backup again, from the member that is the source now"}
 
 	// ErrSessionLost ends a backup whose session is gone; PostgreSQL gives the
 	// backup up with the session. The server may have been restarted.
-	ErrSessionLost = errors.New("the session of the backup was lost")
+	ErrSessionLost error = &hinted{"the session of the backup was lost",
+		"take the backup again; the server's log says why the session ended"}
 
 	// ErrNotStandby says that the server is not in recovery where it must be.
 	ErrNotStandby = errors.New("the server is not in recovery")
@@ -30,6 +32,12 @@ var (
 	// errServerSilent ends a stream on which nothing arrives any more.
 	errServerSilent = errors.New("nothing was received within the timeout")
 )
+
+// hinted is an error with advice for whoever meets it.
+type hinted struct{ text, hint string }
+
+func (e *hinted) Error() string { return e.text }
+func (e *hinted) Hint() string  { return e.hint }
 
 // SQLState gives the five-character code of the server's error inside err, or
 // "" if there is none.
