@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pgtender/pgtender/dcs/dcstest"
 	"github.com/pgtender/pgtender/e2e/lab"
 	"github.com/pgtender/pgtender/internal/pgtest"
 )
@@ -22,7 +23,8 @@ type site struct {
 	*lab.Test
 	bin   string
 	repo  *repository
-	extra string // of each member's pgtender.yml
+	extra string                      // of each member's pgtender.yml
+	links map[string]*dcstest.Network // each member's way to the DCS, by name, with siteOptions.Links
 }
 
 type siteOptions struct {
@@ -33,6 +35,8 @@ type siteOptions struct {
 	Bootstrap string
 	// Extra lines for each member's pgtender.yml.
 	Extra string
+	// Links gives each member a way of its own to the DCS, which can be cut.
+	Links bool
 	// Archive wraps each member's archive_command.
 	Archive func(n *lab.Node, command string) string
 }
@@ -40,8 +44,12 @@ type siteOptions struct {
 // prepareSite makes everything but starts no member.
 func prepareSite(t *testing.T, o siteOptions) *site {
 	t.Helper()
-	s := &site{bin: program(t), extra: o.Extra}
+	s := &site{bin: program(t), extra: o.Extra, links: map[string]*dcstest.Network{}}
 	o.Configure = func(c *lab.NodeConfig) {
+		if o.Links {
+			link := dcstest.NewNetwork(t, c.DCSAddress)
+			s.links[c.Node.Name], c.DCSAddress = link, link.Address()
+		}
 		c.ArchiveCommand = s.onNode(c.Node, "archive-push %p")
 		if o.Archive != nil {
 			c.ArchiveCommand = o.Archive(c.Node, c.ArchiveCommand)

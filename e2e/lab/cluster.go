@@ -185,7 +185,7 @@ func (c *Cluster) addNode(name string) error {
 		ConfigFile: filepath.Join(dir, "patroni.yml"), LogFile: filepath.Join(c.Dir, name+".log"),
 		Port: ports[0], RESTPort: ports[1], cluster: c,
 	}
-	n.config = &NodeConfig{Node: n}
+	n.config = &NodeConfig{Node: n, DCSAddress: c.DCS.Address}
 	if err := c.ownDir(dir); err != nil {
 		return err
 	}

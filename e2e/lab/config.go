@@ -49,10 +49,14 @@ func (n *Node) document() map[string]any {
 		},
 		"tags": conf.Tags,
 	}
-	if o.DCS == "etcd" {
-		doc["etcd3"] = map[string]any{"host": n.cluster.DCS.Address}
-	} else {
-		doc["consul"] = map[string]any{"host": n.cluster.DCS.Address, "register_service": false}
+	switch {
+	case o.DCS == "consul":
+		doc["consul"] = map[string]any{"host": conf.DCSAddress, "register_service": false}
+	case conf.DCSAddress != n.cluster.DCS.Address:
+		// Otherwise clients go on to the address that etcd advertises.
+		doc["etcd3"] = map[string]any{"hosts": []string{conf.DCSAddress}, "use_proxies": true}
+	default:
+		doc["etcd3"] = map[string]any{"host": conf.DCSAddress}
 	}
 	postgres := doc["postgresql"].(map[string]any)
 	if conf.RestoreCommand != "" {

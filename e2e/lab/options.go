@@ -58,6 +58,10 @@ type NodeConfig struct {
 	// Node is the node in question: its name, paths and ports. Read only.
 	Node *Node
 
+	// DCSAddress is where the node's Patroni, and whoever reads its patroni.yml,
+	// reach the DCS (host:port). Configure may name a proxy in front of it.
+	DCSAddress string
+
 	// Parameters are PostgreSQL parameters of the local configuration.
 	// ClusterParameters go to the dynamic configuration, where Patroni wants
 	// those that must be equal on all nodes (max_connections, wal_level,
