@@ -20,11 +20,12 @@ func (a *app) infoCmd() *cobra.Command {
 		Use:   "info",
 		Short: "Show the backups and the archived WAL of the cluster",
 		Long: `Shows what the repository holds of the cluster: every backup, whether the archive
-leads from it to the present, WAL by timeline with its holes, and the alarms that
-nobody has acknowledged.
+leads from it to the present, its pin and notes and what verify last found, WAL by
+timeline with its holes, and the alarms that nobody has acknowledged.
 
 JSON keys: repository, scope, group, system_id, owner, history (timeline, source,
-error), backups (id, status, key, error, backup, usable, reason), wal (timeline,
+error), backups (id, status, key, error, backup, usable, reason, pin (until, by,
+reason), annotations, verified (time, ok, faults, by; by depth)), wal (timeline,
 incarnation, on_history, begin, end, first, last, segments, bytes, holes (first,
 last, count), orphans, partials, conflicts), alarms (id, time, kind, subject,
 text, member, existing, key). Sizes are bytes; usable is null where the history
@@ -72,6 +73,7 @@ type infoHistory struct {
 
 type infoBackup struct {
 	backup.Summary
+	backup.Marks
 	Usable *bool  `json:"usable"`
 	Reason string `json:"reason,omitempty"`
 }
@@ -141,6 +143,13 @@ func (n *node) info(ctx context.Context) (info, error) {
 	if out.Backups, err = judgeBackups(ctx, r, backups, status.Lineage); err != nil {
 		return info{}, err
 	}
+	marks, err := backup.ReadMarks(ctx, r)
+	if err != nil {
+		return info{}, err
+	}
+	for i := range out.Backups {
+		out.Backups[i].Marks = marks[out.Backups[i].ID]
+	}
 	for _, t := range status.Timelines {
 		out.WAL = append(out.WAL, walInfo(t, status.SegmentSize))
 	}
@@ -160,7 +169,7 @@ func judgeBackups(ctx context.Context, r *repo.Repo, backups []backup.Summary, l
 	for _, s := range backups {
 		row := infoBackup{Summary: s}
 		switch {
-		case s.Backup == nil:
+		case s.Backup == nil, s.Status == backup.Condemned:
 			row.Usable, row.Reason = new(bool), s.Error
 		case s.Status == backup.Pending:
 			row.Usable, row.Reason = new(bool), "its WAL is not in the archive yet"
@@ -233,6 +242,9 @@ func (i info) printBackups(w io.Writer) {
 		rows = append(rows, row)
 		if s.Reason != "" {
 			remarks = append(remarks, fmt.Sprintf("%s: %s", s.ID, s.Reason))
+		}
+		for _, remark := range marksText(s.Marks) {
+			remarks = append(remarks, fmt.Sprintf("%s: %s", s.ID, remark))
 		}
 	}
 	table(w, rows)

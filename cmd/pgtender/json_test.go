@@ -32,6 +32,10 @@ func TestJSONKeysAreStable(t *testing.T) {
 		"check":          new(checkResult),
 		"version":        new(versionResult),
 		"acknowledge":    new(acknowledged),
+		"expire":         new(expiry),
+		"delete":         new(deletion),
+		"pin":            new(pinned),
+		"annotate":       new(annotated),
 	} {
 		for _, key := range keysOf(t, v) {
 			got = append(got, command+": "+key)
@@ -112,6 +116,12 @@ func fill(v reflect.Value) {
 	case reflect.Slice:
 		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
 		fill(v.Index(0))
+	case reflect.Map:
+		key, item := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()
+		fill(key)
+		fill(item)
+		v.Set(reflect.MakeMap(v.Type()))
+		v.SetMapIndex(key, item)
 	case reflect.String:
 		v.SetString("x")
 	case reflect.Bool:
