@@ -59,6 +59,8 @@ func (p *pusher) judge(ctx context.Context, f *segmentFile, name repo.WALName, o
 	expect := wal.Expect{SystemID: p.repo.Cluster().SystemID, SegmentSize: f.size, Segment: seg, Unfinished: true}
 	in, err := wal.InspectFile(f, f.length, expect)
 	switch {
+	case err != nil && !name.Partial && p.unwritten(f, own, seg):
+		return nil, errUnwritten
 	case errors.Is(err, wal.ErrForeign):
 		return nil, finding.WithHint(err, "the file is not what its name and this configuration say; check scope and repository, and that nothing else writes into pg_wal")
 	case errors.Is(err, wal.ErrCorrupt) && name.Partial:
@@ -92,6 +94,9 @@ func (p *pusher) judge(ctx context.Context, f *segmentFile, name repo.WALName, o
 // ended judges a segment under its full name in which WAL ends for no known
 // reason. If the next segment exists, WAL does go on, and so the end is damage.
 func (p *pusher) ended(f *segmentFile, seg pg.Segment, own pg.History, in *wal.Inspection) (*judged, error) {
+	if p.unwritten(f, own, seg) {
+		return nil, errUnwritten
+	}
 	if !followed(p.opts.walDir(), f.size, seg) {
 		return nil, &IncompleteError{p.opts.Path, in.Info.End, in.Info.Remark}
 	}

@@ -83,7 +83,7 @@ func (o *PushOptions) walDir() string {
 }
 
 // Outcome is what became of a pushed file. All outcomes are successes: the
-// archive holds the content.
+// archive holds the content, or there is none.
 type Outcome string
 
 // The outcomes.
@@ -94,6 +94,9 @@ const (
 	// Quarantined is a file that recovery does not read, of which the archive
 	// holds a different one.
 	Quarantined Outcome = "kept in quarantine"
+	// Unwritten is a segment that was made ready for WAL which never came,
+	// since its timeline was left before: there is nothing to archive.
+	Unwritten Outcome = "never written"
 )
 
 // PushResult tells where a pushed file is now.
@@ -141,7 +144,8 @@ var ErrNotArchivable = errors.New("it is no WAL segment, timeline history or bac
 // Push puts one file of pg_wal into the archive. It returns nil once the
 // content is in the repository, durably and under its own name or, from a
 // proved leader, beside a different one; a .partial or backup history file that
-// differs goes to quarantine, with an alarm. Any error means that PostgreSQL must
+// differs goes to quarantine, with an alarm; of a segment that was never written
+// there is nothing to store (see [Unwritten]). Any error means that PostgreSQL must
 // keep the file and try again; repeating is always safe. Several may push the
 // same file at once.
 //

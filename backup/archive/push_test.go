@@ -275,6 +275,54 @@ func TestTheEndOfATimeline(t *testing.T) {
 	}
 }
 
+// TestASegmentThatWasNeverWritten: what a server made ready ahead of WAL, it
+// offers to the archiver when it removes old files. There is nothing to archive if
+// the timeline was left before, and only then.
+func TestASegmentThatWasNeverWritten(t *testing.T) {
+	boundary := segSize.Start(4)
+	written := filled(1, 4, 4).segments[4]
+	renamed := filled(1, 2, 2).segments[2] // an old one, for use as segment 4
+	foreign := slices.Clone(renamed)
+	foreign[24] ^= 1
+	torn := slices.Clone(written)
+	torn[8192+50] ^= 1
+	for _, c := range []struct {
+		name    string
+		content []byte
+		left    pg.LSN // where timeline 1 was left; 0: not known
+		want    archive.Outcome
+	}{
+		{"empty, and left at its start", make([]byte, segSize), boundary, archive.Unwritten},
+		{"empty, and left before", make([]byte, segSize), boundary - 1000, archive.Unwritten},
+		{"an old one renamed, and left at its start", renamed, boundary, archive.Unwritten},
+		{"empty, and nothing known", make([]byte, segSize), 0, ""},
+		{"an old one renamed, and nothing known", renamed, 0, ""},
+		{"empty, and left within", make([]byte, segSize), boundary + 1000, ""},
+		{"empty, and left later", make([]byte, segSize), segSize.Start(6), ""},
+		{"written, and left at its start", written, boundary, archive.Stored},
+		{"of another cluster, and left at its start", foreign, boundary, ""},
+		{"written and damaged, and left at its start", torn, boundary, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r, s := repotest.New(t)
+			dir := t.TempDir()
+			if c.left != 0 {
+				saveHistory(t, dir, pg.History{Timeline: 2, Forks: []pg.Fork{{Parent: 1, Switch: c.left}}})
+			}
+			path := save(t, filepath.Join(dir, newBuilder(1, 4).name(4)), c.content)
+			result, err := archive.Push(t.Context(), r, archive.PushOptions{Path: path})
+			if result.Outcome != c.want || (err == nil) != (c.want != "") {
+				t.Errorf("outcome %q, error %v; want %q", result.Outcome, err, c.want)
+			}
+			for _, key := range keys(t, s) {
+				if strings.HasPrefix(key, "wal/") && c.want != archive.Stored {
+					t.Errorf("%s was stored", key)
+				}
+			}
+		})
+	}
+}
+
 // TestWhereTheHistoryOfATimelineIsFound: a segment's place needs the ancestry of
 // its timeline.
 func TestWhereTheHistoryOfATimelineIsFound(t *testing.T) {

@@ -37,6 +37,8 @@ func (p *pusher) segment(ctx context.Context, name repo.WALName) (PushResult, er
 	switch {
 	case ownerErr != nil: // first: not even an alarm belongs into another cluster's part
 		return PushResult{}, ownerErr
+	case errors.Is(err, errUnwritten):
+		return PushResult{Name: name.String(), Incarnation: repo.IncarnationOf(own), Outcome: Unwritten}, nil
 	case err != nil:
 		return PushResult{}, p.refused(ctx, err)
 	}
