@@ -19,6 +19,9 @@ type Cover struct {
 	// Missing is the first segment that is not archived. There always is one:
 	// where the archive simply ends, it is the next to come.
 	Missing pg.Segment
+	// Streamed is how far receive has stored WAL of Missing, at which recovery
+	// can end; 0 if nothing of it. A backup's own WAL must be archived.
+	Streamed pg.LSN
 	// Beyond is the number of archived segments of the history past Missing.
 	// More than none makes Missing a hole.
 	Beyond int
@@ -33,6 +36,9 @@ func (c *Cover) Hole() bool { return c.Beyond > 0 }
 
 // Reaches reports whether all WAL before l is archived.
 func (c *Cover) Reaches(l pg.LSN) bool { return l <= c.Until }
+
+// RestoresTo reports whether a restore can get all WAL before l.
+func (c *Cover) RestoresTo(l pg.LSN) bool { return l <= max(c.Until, c.Streamed) }
 
 // SegmentTimeline gives the timeline whose file holds segment n for a server
 // that follows h: the newest one that had begun by the segment's end, as in
@@ -74,7 +80,15 @@ func Coverage(ctx context.Context, r *repo.Repo, h pg.History, size pg.SegmentSi
 		}
 		archived[o.Segment.Number] = o.Object.Size
 	}
-	return cover(h, size, from, archived), nil
+	c := cover(h, size, from, archived)
+	s, err := StreamedOf(ctx, r, h, size, c.Missing.Number)
+	if err != nil {
+		return Cover{}, err
+	}
+	if s.End > c.Until {
+		c.Streamed = s.End
+	}
+	return c, nil
 }
 
 // Along lists the archived segments that h is made of, from number from on, in

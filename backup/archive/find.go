@@ -64,6 +64,11 @@ func (g *getter) findSegment(ctx context.Context, h pg.History, i repo.Incarnati
 	}
 	if !l.found {
 		g.shown = false
+		if g.opts.Streamed && !g.opts.Standby {
+			if put, err := g.streamedPut(ctx, i, size, seg.Number); put != nil || err != nil {
+				return put, err
+			}
+		}
 		return nil, &AbsentError{g.opts.Name, fmt.Sprintf("it is not archived for timeline %s", i)}
 	}
 	g.shown = true

@@ -40,6 +40,10 @@ type GetOptions struct {
 	SegmentSize pg.SegmentSize
 	// Standby says that standby.signal is in force, see [GetPolicy].
 	Standby bool
+	// Streamed gives a segment that is not archived as far as receive has
+	// streamed it, with zeros behind. That is for a recovery which ends where
+	// WAL ends; a standby never gets one, whatever is said here.
+	Streamed bool
 	// SeenFile keeps what the last good listing showed, between processes; ""
 	// forgets it. Its directory must exist.
 	SeenFile string

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -97,6 +98,8 @@ type Source struct {
 	History     pg.History
 	SegmentSize pg.SegmentSize
 	TempDir     string // for temporary files; "" means os.TempDir
+	// Streamed gives a segment that is not archived as far as it was streamed.
+	Streamed bool
 }
 
 // Open gives segment n from the timeline that the history takes it from.
@@ -107,11 +110,17 @@ func (s *Source) Open(ctx context.Context, n pg.SegmentNumber) (wal.File, pg.Tim
 	if err != nil {
 		return nil, 0, err
 	}
+	if !l.found && s.Streamed {
+		f, err := s.streamed(ctx, repo.IncarnationOf(own), n)
+		if f != nil || err != nil {
+			return f, t, err
+		}
+	}
 	if !l.found {
 		name := pg.Segment{Timeline: t, Number: n}.Name(s.SegmentSize)
 		return nil, 0, fmt.Errorf("read segment %s from the archive: %w", name, fs.ErrNotExist)
 	}
-	f, err := s.read(ctx, l.object.Object.Key)
+	f, err := s.archived(ctx, l.object.Object.Key)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("%s was listed, and is gone: %v", l.object.Object.Key, err)
 	}
@@ -120,11 +129,34 @@ func (s *Source) Open(ctx context.Context, n pg.SegmentNumber) (wal.File, pg.Tim
 
 const maxSourceMemory = 64 << 20
 
-func (s *Source) read(ctx context.Context, key string) (wal.File, error) {
+// archived gives an archived segment.
+func (s *Source) archived(ctx context.Context, key string) (wal.File, error) {
+	return s.read(func(w io.Writer) error {
+		_, err := s.Repo.ReadWAL(ctx, key, w)
+		return err
+	})
+}
+
+// streamed gives a segment that is not archived as far as it was streamed, nil
+// if nothing was.
+func (s *Source) streamed(ctx context.Context, i repo.Incarnation, n pg.SegmentNumber) (wal.File, error) {
+	chunks, err := s.Repo.Chunks(ctx, i, s.SegmentSize, n)
+	if err != nil || len(chunks) == 0 {
+		return nil, err
+	}
+	f, err := s.read(func(w io.Writer) error { return writeStreamed(ctx, s.Repo, i, s.SegmentSize, n, chunks, w) })
+	if now := (errArchivedNow{}); errors.As(err, &now) {
+		return s.archived(ctx, now.key)
+	}
+	return f, err
+}
+
+// read keeps what write writes.
+func (s *Source) read(write func(io.Writer) error) (wal.File, error) {
 	if s.SegmentSize <= maxSourceMemory {
 		var b bytes.Buffer
 		b.Grow(int(s.SegmentSize))
-		if _, err := s.Repo.ReadWAL(ctx, key, &b); err != nil {
+		if err := write(&b); err != nil {
 			return nil, err
 		}
 		return memoryFile{bytes.NewReader(b.Bytes())}, nil
@@ -135,7 +167,7 @@ func (s *Source) read(ctx context.Context, key string) (wal.File, error) {
 	}
 	err = os.Remove(f.Name())
 	if err == nil {
-		_, err = s.Repo.ReadWAL(ctx, key, f)
+		err = write(f)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())

@@ -45,7 +45,7 @@ type Reached struct {
 }
 
 // FindTarget follows h through the archive from a position on until it meets
-// the record that t speaks of, or archived WAL ends. It reads and decodes all
+// the record that t speaks of, or archived and streamed WAL ends. It reads and decodes all
 // WAL on the way, at some hundred MB/s; memory is one segment. A damaged object
 // or a store that does not answer is an error.
 func FindTarget(ctx context.Context, r *repo.Repo, h pg.History, size pg.SegmentSize, from pg.LSN, t Target) (Reached, error) {
@@ -87,10 +87,10 @@ func (t Target) stops(rec *wal.Record, end wal.TransactionEnd, isEnd bool) bool 
 	return end.Time.After(t.Time)
 }
 
-// scan reads the archived records along h from a position on, until f returns
+// scan reads the archived and streamed records along h from a position on, until f returns
 // false or WAL ends, and gives the reason why it ended.
 func scan(ctx context.Context, r *repo.Repo, h pg.History, size pg.SegmentSize, from pg.LSN, f func(*wal.Record) bool) (why, err error) {
-	source := &Source{Repo: r, History: h, SegmentSize: size}
+	source := &Source{Repo: r, History: h, SegmentSize: size, Streamed: true}
 	in := wal.NewReader(source, from, wal.ReaderOptions{History: h, SegmentSize: size, SystemID: r.Cluster().SystemID})
 	defer func() { err = errors.Join(err, in.Close()) }()
 	for {
@@ -119,7 +119,7 @@ type Newest struct {
 // backwards, a few segments in most cases, and stops at the first that hold
 // any.
 func LastCommit(ctx context.Context, r *repo.Repo, size pg.SegmentSize, c Cover) (Newest, error) {
-	out := Newest{Back: max(c.From, c.Until)}
+	out := Newest{Back: max(c.From, c.Until, c.Streamed)}
 	for step := pg.SegmentNumber(1); out.Time.IsZero() && out.Back > c.From; step *= 2 {
 		end := out.Back
 		n := size.SegmentBefore(end)

@@ -99,7 +99,7 @@ func (w *walk) inspect(ctx context.Context, o repo.WALObject) error {
 		return err
 	}
 	source := Source{Repo: w.repo, History: w.history, SegmentSize: w.size}
-	f, err := source.read(ctx, key)
+	f, err := source.archived(ctx, key)
 	if err != nil {
 		return err
 	}

@@ -49,12 +49,13 @@ func (c *Chunk) name() WALName {
 	return WALName{Segment: pg.Segment{Timeline: c.Incarnation.Timeline, Number: c.Segment}.Name(c.SegmentSize)}
 }
 
-func (c *Chunk) key() Key {
+// Key gives the chunk's key, but for the cluster.
+func (c *Chunk) Key() Key {
 	return Key{Kind: KeyStream, Incarnation: c.Incarnation, Group: walGroup(c.Segment), WAL: c.name(), Offset: c.Offset, Length: c.Length}
 }
 
 // ChunkKey gives the key of a chunk.
-func (r *Repo) ChunkKey(c *Chunk) string { return r.Key(c.key()) }
+func (r *Repo) ChunkKey(c *Chunk) string { return r.Key(c.Key()) }
 
 func (c *Chunk) validate() error {
 	switch {
@@ -226,7 +227,7 @@ func checkChunkKey(c *Chunk, key string) error {
 	if err != nil {
 		return err
 	}
-	want := c.key()
+	want := c.Key()
 	want.Cluster = k.Cluster
 	switch {
 	case c.SystemID != k.Cluster.SystemID:
@@ -306,11 +307,12 @@ func (r *Repo) StreamIncarnations(ctx context.Context) ([]Incarnation, error) {
 // DeleteChunk removes a chunk. It is for chunks whose WAL the repository holds
 // otherwise: in the archived segment, or in a larger chunk.
 func (r *Repo) DeleteChunk(ctx context.Context, o ChunkObject) error {
+	key := r.Key(o.Key)
 	if o.Key.Kind != KeyStream {
-		return fmt.Errorf("delete %s: not a stream chunk", o.Object.Key)
+		return fmt.Errorf("delete %s: not a stream chunk", key)
 	}
-	if err := r.store.Delete(ctx, r.Key(o.Key)); err != nil {
-		return fmt.Errorf("delete %s: %w", o.Object.Key, err)
+	if err := r.store.Delete(ctx, key); err != nil {
+		return fmt.Errorf("delete %s: %w", key, err)
 	}
 	return nil
 }

@@ -1,0 +1,283 @@
+package receive_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgtender/pgtender/backup/archive"
+	"github.com/pgtender/pgtender/backup/archive/receive"
+	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/backup/storage/file"
+	"github.com/pgtender/pgtender/internal/pg"
+	"github.com/pgtender/pgtender/internal/pg/server"
+	"github.com/pgtender/pgtender/internal/pgtest"
+)
+
+// TestMain makes this program a receiver that can be killed, an archive_command
+// and a restore_command too:
+//
+//	env RECEIVE_TEST_STORE=DIR RECEIVE_TEST_SYSTEM=ID PROGRAM receive LEADERFILE SPOOL
+//	env ... PROGRAM push %p
+//	env ... PROGRAM get %f %p
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("RECEIVE_TEST_STORE"); dir != "" {
+		os.Exit(command(context.Background(), dir, os.Args[1:]))
+	}
+	os.Exit(m.Run())
+}
+
+func command(ctx context.Context, dir string, args []string) int {
+	r, err := openFile(ctx, dir, os.Getenv("RECEIVE_TEST_SYSTEM"))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 126
+	}
+	switch args[0] {
+	case "receive":
+		err = receive.Run(ctx, options(r, args[1], args[2], slog.New(slog.NewTextHandler(os.Stderr, nil))))
+	case "push":
+		_, err = archive.Push(ctx, r, archive.PushOptions{Path: args[1]})
+	case "get":
+		err = archive.Get(ctx, r, archive.GetOptions{Name: args[1], Dest: args[2], Streamed: true, Lineage: func(ctx context.Context) (archive.Lineage, error) {
+			return archive.ResolveLineage(ctx, r, archive.LineageOptions{})
+		}})
+		if err != nil && !errors.Is(err, archive.ErrAbsent) {
+			fmt.Fprintln(os.Stderr, err)
+			return 126
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// options are a receiver's that finds its leader in a file: socket directory
+// and port.
+func options(r *repo.Repo, leader, spool string, log *slog.Logger) receive.Options {
+	return receive.Options{
+		Repo: r, Slot: "receiver", Every: 100 * time.Millisecond, Dir: spool, Log: log,
+		Leader: func(context.Context) (receive.Server, error) {
+			b, err := os.ReadFile(leader)
+			if err != nil {
+				return receive.Server{}, err
+			}
+			host, port, _ := strings.Cut(string(b), " ")
+			n, err := strconv.ParseUint(port, 10, 16)
+			o := server.Options{Host: host, Port: uint16(n), User: "postgres"}
+			return receive.Server{Member: host, Replication: o, SQL: o}, err
+		},
+	}
+}
+
+func openFile(ctx context.Context, dir, system string) (*repo.Repo, error) {
+	id, err := pg.ParseSystemID(system)
+	if err != nil {
+		return nil, err
+	}
+	store, err := file.Open(ctx, file.Options{Dir: dir, Create: true})
+	if err != nil {
+		return nil, err
+	}
+	return repo.Open(store, repo.ClusterID{Scope: "demo", SystemID: id}, repo.Options{}), nil
+}
+
+const (
+	systemID = "SELECT system_identifier FROM pg_control_system()"
+	segSize  = pg.SegmentSize(1 << 20)
+)
+
+// site is a repository with a receiver that runs as a process of its own.
+type site struct {
+	t       *testing.T
+	program string
+	store   string
+	system  string
+	leader  string // file
+	spool   string
+	repo    *repo.Repo
+	process *exec.Cmd
+	log     bytes.Buffer
+}
+
+func newSite(t *testing.T, c *pgtest.Cluster) *site {
+	t.Helper()
+	s := &site{t: t, program: pgtest.Install(t, "receive"), store: pgtest.Dir(t), system: c.Value(t, systemID), spool: t.TempDir()}
+	s.leader = filepath.Join(s.spool, "leader")
+	s.follow(c)
+	var err error
+	if s.repo, err = openFile(t.Context(), s.store, s.system); err != nil {
+		t.Fatal(err)
+	}
+	pgtest.Own(t, s.store)
+	t.Cleanup(func() {
+		s.kill()
+		if t.Failed() {
+			t.Logf("the receiver:\n%s", s.log.String())
+		}
+	})
+	return s
+}
+
+// follow makes c the leader.
+func (s *site) follow(c *pgtest.Cluster) {
+	s.t.Helper()
+	if err := os.WriteFile(s.leader+".new", fmt.Appendf(nil, "%s %d", c.Host, c.Port), 0o644); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := os.Rename(s.leader+".new", s.leader); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// command is what to put before the program's arguments.
+func (s *site) command() string {
+	return fmt.Sprintf("env RECEIVE_TEST_STORE=%s RECEIVE_TEST_SYSTEM=%s %s ", s.store, s.system, s.program)
+}
+
+func (s *site) start() {
+	s.t.Helper()
+	s.process = exec.Command(s.program, "receive", s.leader, s.spool)
+	s.process.Env = append(os.Environ(), "RECEIVE_TEST_STORE="+s.store, "RECEIVE_TEST_SYSTEM="+s.system)
+	s.process.Stderr = &s.log
+	if err := s.process.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// kill ends the receiver as a power cut would.
+func (s *site) kill() {
+	if s.process != nil {
+		s.process.Process.Kill()
+		s.process.Wait()
+		s.process = nil
+	}
+}
+
+// end gives how far the repository leads along a history from a position on.
+func (s *site) end(h pg.History, from pg.LSN) pg.LSN {
+	s.t.Helper()
+	c, err := archive.Coverage(s.t.Context(), s.repo, h, segSize, from)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if c.Hole() {
+		s.t.Fatalf("a hole: %s is missing, %d segments behind it are there", c.Missing.Name(segSize), c.Beyond)
+	}
+	return max(c.Until, c.Streamed)
+}
+
+// await waits until the repository holds all WAL before a position.
+func (s *site) await(h pg.History, from, to pg.LSN) {
+	s.t.Helper()
+	for deadline := time.Now().Add(time.Minute); s.end(h, from) < to; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			s.t.Fatalf("the repository leads to %s, not to %s", s.end(h, from), to)
+		}
+	}
+}
+
+// compare compares every byte that the repository holds along a history with
+// the server's pg_wal.
+func (s *site) compare(c *pgtest.Cluster, h pg.History, from pg.LSN) {
+	s.t.Helper()
+	end := s.end(h, from)
+	source := &archive.Source{Repo: s.repo, History: h, SegmentSize: segSize, Streamed: true}
+	for n := segSize.SegmentOf(from); segSize.Start(n) < end; n++ {
+		f, timeline, err := source.Open(s.t.Context(), n)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		got, err := io.ReadAll(io.NewSectionReader(f, 0, int64(segSize)))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		f.Close()
+		name := pg.Segment{Timeline: timeline, Number: n}.Name(segSize)
+		want, err := os.ReadFile(filepath.Join(c.DataDir, "pg_wal", name))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		length := min(int64(segSize), int64(end-segSize.Start(n)))
+		if !bytes.Equal(got[:length], want[:length]) {
+			s.t.Errorf("the first %d bytes of %s differ from the server's", length, name)
+		}
+		if rest := bytes.TrimRight(got[length:], "\x00"); len(rest) > 0 {
+			s.t.Errorf("%s holds %d bytes behind its end", name, len(rest))
+		}
+	}
+}
+
+func flushed(t testing.TB, c *pgtest.Cluster) pg.LSN {
+	return lsn(t, c, "SELECT pg_current_wal_flush_lsn()")
+}
+
+func lsn(t testing.TB, c *pgtest.Cluster, sql string) pg.LSN {
+	t.Helper()
+	l, err := pg.ParseLSN(c.Value(t, sql))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// TestAKilledReceiverLosesNothing kills the receiver and the server under load,
+// while the server archives too.
+func TestAKilledReceiverLosesNothing(t *testing.T) {
+	pgtest.EachMajor(t, func(t *testing.T, major int) {
+		c := pgtest.New(t, pgtest.Options{Major: major, WALSegSize: 1, Config: map[string]string{"wal_keep_size": "1GB"}})
+		s := newSite(t, c)
+		if major%2 == 1 {
+			c.Configure(t, map[string]string{"archive_mode": "on", "archive_command": s.command() + "push %p"})
+			c.Restart(t)
+		}
+		first := pg.FirstTimeline()
+		begin := flushed(t, c)
+		s.start()
+		s.await(first, begin, begin)
+		random := rand.New(rand.NewPCG(uint64(major), 3))
+		work := c.Workload(uint64(major))
+		for round := range 4 {
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				for ctx.Err() == nil && work.Step(ctx) == nil {
+				}
+			}()
+			time.Sleep(time.Duration(100+random.IntN(600)) * time.Millisecond) // any moment
+			if round == 2 {
+				c.Crash(t)
+			}
+			s.kill()
+			cancel()
+			<-done
+			if round == 2 {
+				c.Start(t)
+			}
+			// The slot must not have let go of what is not stored.
+			held := lsn(t, c, "SELECT coalesce(max(restart_lsn), '0/0') FROM pg_replication_slots WHERE slot_name = 'receiver'")
+			if end := s.end(first, begin); held > max(end, begin) {
+				t.Fatalf("the slot is at %s, the repository leads to %s", held, end)
+			}
+			s.start()
+		}
+		c.Exec(t, "CREATE TABLE last AS SELECT generate_series(1, 1000) AS i")
+		s.await(first, begin, flushed(t, c))
+		s.kill()
+		s.compare(c, first, segSize.Start(segSize.SegmentOf(begin)))
+	})
+}

@@ -1,0 +1,58 @@
+package receive
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	spoolPrefix = "pgtender-receive-"
+	spoolLock   = "lock"
+)
+
+// spool makes a directory of its own below dir, and removes what killed
+// receivers left there. remove ends it.
+func spool(dir string) (path string, remove func(), err error) {
+	if dir == "" {
+		dir = os.TempDir()
+	}
+	left, err := filepath.Glob(filepath.Join(dir, spoolPrefix+"*"))
+	if err != nil {
+		return "", nil, fmt.Errorf("spool: %w", err)
+	}
+	for _, old := range left {
+		if lock, err := lockSpool(old, os.O_RDWR); err == nil {
+			os.RemoveAll(old) // what cannot be removed is somebody else's
+			lock.Close()
+		}
+	}
+	path, err = os.MkdirTemp(dir, spoolPrefix)
+	if err != nil {
+		return "", nil, fmt.Errorf("spool: %w", err)
+	}
+	lock, err := lockSpool(path, os.O_RDWR|os.O_CREATE)
+	if err != nil {
+		return "", nil, errors.Join(fmt.Errorf("spool: %w", err), os.RemoveAll(path))
+	}
+	return path, func() {
+		os.RemoveAll(path) // what stays, the next one removes
+		lock.Close()
+	}, nil
+}
+
+// lockSpool takes the lock of a spool, which the kernel gives up with the
+// process.
+func lockSpool(path string, flags int) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(path, spoolLock), flags|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
