@@ -32,6 +32,9 @@ parallel; when PostgreSQL asks for them, one small request confirms each.`,
 				return err
 			}
 			defer n.close()
+			if n.pushedByAgent(cmd.Context(), args[0]) {
+				return nil
+			}
 			return n.archivePush(cmd.Context(), args[0])
 		},
 	}

@@ -20,6 +20,7 @@ func (a *app) commands() []*cobra.Command {
 		a.adoptCmd(),
 		a.archivePushCmd(),
 		a.archiveGetCmd(),
+		a.agentCmd(),
 		a.versionCmd(),
 	}
 }

@@ -48,6 +48,7 @@ type Config struct {
 	Backup  Backup  `yaml:"backup"`
 	Restore Restore `yaml:"restore"`
 	Archive Archive `yaml:"archive"`
+	Agent   Agent   `yaml:"agent"`
 	Expire  Expire  `yaml:"expire"`
 	Verify  Verify  `yaml:"verify"`
 	Log     Log     `yaml:"log"`
@@ -182,6 +183,24 @@ type Archive struct {
 	DCSTimeout Duration `yaml:"dcs_timeout"`
 }
 
+// Agent settings. The agent reads them when it starts.
+type Agent struct {
+	// Socket is where the agent listens, and where archive-push and archive-get
+	// look for it; its folder must belong to PostgreSQL's user. Where several
+	// clusters have members on one machine, each needs another one. Empty: the
+	// commands look for none. Default /run/pgtender/agent.sock.
+	Socket string `yaml:"socket"`
+	// MaxHold is how many bytes of WAL that is not archived the agent holds on
+	// its member; what is older is let go, with an error in the log. 0 holds
+	// nothing. Default 16GB.
+	MaxHold Bytes `yaml:"max_hold"`
+	// Grace is how long a whole segment may wait for the leader to archive it
+	// before the agent of any member does. Default 1m.
+	Grace Duration `yaml:"grace"`
+	// Interval is the time between two looks at what is archived. Default 10s.
+	Interval Duration `yaml:"interval"`
+}
+
 // Log settings; --log-level and --log-format win over them.
 type Log struct {
 	// Level is debug, info (default), warn or error.
@@ -199,6 +218,7 @@ func Default() Config {
 		S3:      S3{RetryBudget: Duration(2 * time.Minute)},
 		Backup:  Backup{Leader: "allow", MaxLag: 256 << 20, Compression: "zstd", Level: 1, ArchiveTimeout: Duration(10 * time.Minute), Checkpoint: "fast", FullFallback: "allow"},
 		Archive: Archive{PushTimeout: Duration(5 * time.Minute), Workers: 4, PushAhead: 512 << 20, DCSTimeout: Duration(5 * time.Second)},
+		Agent:   Agent{Socket: "/run/pgtender/agent.sock", MaxHold: 16 << 30, Grace: Duration(time.Minute), Interval: Duration(10 * time.Second)},
 		Log:     Log{Level: "info", Format: "text"},
 	}
 }

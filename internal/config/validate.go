@@ -7,6 +7,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Validate checks each setting for itself; what fits together with the
@@ -64,11 +65,24 @@ func (c Config) Validate() error {
 			fault("verify.checks", "number %d has no sql", i+1)
 		}
 	}
+	if s := c.Agent.Socket; s != "" && (!path.IsAbs(s) || len(s) > maxSocket) {
+		fault("agent.socket", "%q is not an absolute path of at most %d bytes", s, maxSocket)
+	}
+	if c.Agent.Interval < Duration(time.Second) {
+		fault("agent.interval", "%s is less than a second", time.Duration(c.Agent.Interval))
+	}
+	if c.Agent.MaxHold < 0 || c.Agent.Grace < 0 {
+		fault("agent", "max_hold and grace are not less than 0")
+	}
 	oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	oneOf("log.format", c.Log.Format, "text", "json")
 	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return errors.Join(errs...)
 }
+
+// maxSocket is how long a socket's path may be: 107 bytes (sun_path, unix(7)),
+// less the ending of its temporary name.
+const maxSocket = 100
 
 // Repository is a parsed repository URL.
 type Repository struct {

@@ -1,0 +1,298 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/pgtender/pgtender/backup/archive"
+	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/internal/pg"
+	"github.com/pgtender/pgtender/internal/pg/server"
+)
+
+// SlotPrefix begins the names of the slots that keepers hold WAL by.
+const SlotPrefix = "pgtender_hold_"
+
+// Keeper holds the member's WAL until it is archived, and archives what is late.
+type Keeper struct {
+	WALDir string
+	Repo   func(context.Context) (*repo.Repo, error)
+	// Connect opens a session with the local server.
+	Connect func(context.Context) (*server.Conn, error)
+	// Role says what part the member plays in archiving a timeline. It is asked
+	// only where something is late or missing.
+	Role   func(context.Context, pg.Timeline) Role
+	Pusher *Pusher
+
+	Interval time.Duration // between two looks
+	Grace    time.Duration // see [Facts]
+	MaxHold  int64         // bytes of WAL; 0: nothing is held
+	Log      *slog.Logger  // nil discards
+
+	conn     *server.Conn
+	slot     string
+	held     pg.LSN
+	archived map[pg.Segment]bool
+	again    map[pg.Segment]retry // what could not be archived from here
+	said     string               // the last thing that was logged as wrong
+
+	mu     sync.Mutex
+	status KeeperStatus
+}
+
+type retry struct {
+	at    time.Time
+	pause time.Duration
+}
+
+// KeeperStatus tells whether the member's WAL is held. Its JSON keys are part of
+// the interface.
+type KeeperStatus struct {
+	Slot     string    `json:"slot,omitempty"` // "" if WAL is not held
+	Held     pg.LSN    `json:"held"`
+	HeldSize int64     `json:"held_bytes"`
+	Lapsed   bool      `json:"lapsed"` // unarchived WAL was let go, see [Decision]
+	Missing  int       `json:"missing"`
+	Late     int       `json:"late"`
+	Assisted int64     `json:"assisted"` // segments archived from here because they were late
+	Role     string    `json:"role,omitempty"`
+	Why      string    `json:"why,omitempty"`
+	Error    string    `json:"error,omitempty"`
+	At       time.Time `json:"at"` // of the last look
+}
+
+// Status gives the state after the last look.
+func (k *Keeper) Status() KeeperStatus {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.status
+}
+
+func (k *Keeper) log() *slog.Logger {
+	if k.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return k.Log
+}
+
+// Run looks after the WAL until ctx ends.
+func (k *Keeper) Run(ctx context.Context) {
+	k.archived, k.again = map[pg.Segment]bool{}, map[pg.Segment]retry{}
+	defer k.disconnect()
+	ticker := time.NewTicker(k.Interval)
+	defer ticker.Stop()
+	for {
+		if err := k.look(ctx); err != nil && ctx.Err() == nil {
+			k.fail(ctx, err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// fail notes what keeps WAL from being looked after, and logs what is new.
+func (k *Keeper) fail(ctx context.Context, err error) {
+	if k.said != err.Error() {
+		k.log().WarnContext(ctx, "WAL on this member is not looked after", "error", err)
+		k.said = err.Error()
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.status.Error, k.status.At = err.Error(), time.Now()
+	k.status.Slot, k.status.Held = k.slot, k.held
+}
+
+func (k *Keeper) disconnect() {
+	if k.conn != nil {
+		k.conn.Close() // the slot ends with it
+	}
+	k.conn, k.slot, k.held = nil, "", 0
+}
+
+// lookTime bounds one look but for the pushing.
+const lookTime = 30 * time.Second
+
+// look finds out how things stand and does what Decide says.
+func (k *Keeper) look(ctx context.Context) error {
+	limited, cancel := context.WithTimeoutCause(ctx, lookTime, fmt.Errorf("no answer within %s", lookTime))
+	defer cancel()
+	if err := k.hold(limited); err != nil {
+		k.disconnect()
+		return err
+	}
+	f, err := k.facts(limited)
+	if err != nil {
+		k.disconnect()
+		return err
+	}
+	d := Decide(f)
+	if k.slot != "" && d.Hold > k.held {
+		if k.held, err = k.conn.AdvanceSlot(limited, k.slot, d.Hold); err != nil {
+			k.disconnect()
+			return err
+		}
+	}
+	late := k.due(f.Now, d.Push)
+	k.tell(ctx, &f, &d)
+	if len(late) > 0 {
+		k.assist(ctx, f.Size, late)
+	}
+	return f.Unasked
+}
+
+// hold makes sure that there is a session with a slot.
+func (k *Keeper) hold(ctx context.Context) (err error) {
+	if k.conn == nil {
+		if k.conn, err = k.Connect(ctx); err != nil {
+			k.conn = nil
+			return err
+		}
+	}
+	if k.MaxHold == 0 {
+		return nil
+	}
+	if k.slot != "" {
+		slots, err := k.conn.PhysicalSlots(ctx)
+		if err != nil {
+			return err
+		}
+		for _, s := range slots {
+			if s.Name == k.slot && s.Restart != 0 && s.WALStatus != "lost" {
+				return nil
+			}
+		}
+		return fmt.Errorf("slot %s lost its WAL: max_slot_wal_keep_size is less than what had to be held", k.slot)
+	}
+	name := fmt.Sprintf("%s%d", SlotPrefix, os.Getpid())
+	if k.held, err = k.conn.CreateSlot(ctx, name, true); err != nil {
+		return err
+	}
+	k.slot = name
+	k.log().InfoContext(ctx, "WAL is held until it is archived", "slot", name, "lsn", k.held)
+	return nil
+}
+
+// facts finds out how things stand.
+func (k *Keeper) facts(ctx context.Context) (Facts, error) {
+	info, err := k.conn.Info(ctx)
+	if err != nil {
+		return Facts{}, err
+	}
+	pos, err := k.conn.Positions(ctx)
+	if err != nil {
+		return Facts{}, err
+	}
+	f := Facts{Now: time.Now(), Size: info.SegmentSize, End: pos.Flush, Movable: pos.Flush, Held: k.held, Grace: k.Grace, MaxHold: k.MaxHold}
+	if pos.InRecovery {
+		f.End, f.Movable = max(pos.Receive, pos.Replay), pos.Replay
+	}
+	t, err := k.timeline(ctx, info.Timeline)
+	if err != nil {
+		return Facts{}, err
+	}
+	if f.Missing, f.Unasked = k.missing(ctx, t, &f); len(f.Missing) > 0 {
+		f.Role = k.Role(ctx, t)
+	}
+	return f, nil
+}
+
+// timeline gives the one that the server writes or follows: the walreceiver
+// knows of a switch before pg_control does.
+func (k *Keeper) timeline(ctx context.Context, control pg.Timeline) (pg.Timeline, error) {
+	rows, err := k.conn.Query(ctx, `SELECT received_tli FROM pg_catalog.pg_stat_get_wal_receiver() WHERE received_tli > 0`)
+	if err != nil || len(rows) == 0 || rows[0][0] == "" {
+		return control, err
+	}
+	var received uint32
+	if _, err := fmt.Sscan(rows[0][0], &received); err != nil {
+		return 0, fmt.Errorf("timeline of the walreceiver %q: %w", rows[0][0], err)
+	}
+	return max(control, pg.Timeline(received)), nil
+}
+
+func (k *Keeper) missing(ctx context.Context, t pg.Timeline, f *Facts) ([]archive.LocalSegment, error) {
+	r, err := k.Repo(ctx)
+	if err != nil {
+		return nil, err
+	}
+	h, err := archive.HistoryHere(ctx, r, k.WALDir, t)
+	if err != nil {
+		return nil, err
+	}
+	return archive.Unarchived(ctx, r, h, f.Size, k.WALDir, f.End, k.archived)
+}
+
+// due leaves out what was tried in vain a moment ago.
+func (k *Keeper) due(now time.Time, late []pg.Segment) []pg.Segment {
+	var out []pg.Segment
+	again := map[pg.Segment]retry{}
+	for _, g := range late {
+		r, failed := k.again[g]
+		if failed {
+			again[g] = r
+		}
+		if !failed || !now.Before(r.at) {
+			out = append(out, g)
+		}
+	}
+	k.again = again
+	return out
+}
+
+// perLook is how many segments are archived between two looks, so that the slot
+// and the status keep up.
+const perLook = 16
+
+// assist archives what is late.
+func (k *Keeper) assist(ctx context.Context, size pg.SegmentSize, late []pg.Segment) {
+	late = late[:min(len(late), perLook)]
+	names := make([]string, len(late))
+	for i, g := range late {
+		names[i] = g.Name(size)
+	}
+	results := k.Pusher.Late(ctx, ctx, names)
+	for i, g := range late {
+		err := results[names[i]]
+		if err == nil {
+			k.archived[g] = true
+			k.log().InfoContext(ctx, "a late segment was archived from this member", "file", names[i])
+			k.mu.Lock()
+			k.status.Assisted++
+			k.mu.Unlock()
+			continue
+		}
+		if ctx.Err() != nil || errors.Is(err, errFailing) {
+			continue
+		}
+		pause := min(max(2*k.again[g].pause, k.Interval), 5*time.Minute)
+		k.again[g] = retry{time.Now().Add(pause), pause}
+		k.log().WarnContext(ctx, "a late segment could not be archived from this member", "file", names[i], "error", err, "again", pause)
+	}
+}
+
+// tell keeps and logs what was found.
+func (k *Keeper) tell(ctx context.Context, f *Facts, d *Decision) {
+	if d.Lapsed && !k.Status().Lapsed {
+		k.log().ErrorContext(ctx, "WAL that is not archived is no longer held on this member: agent.max_hold is reached", "why", d.Why)
+	}
+	if f.Unasked == nil {
+		k.said = ""
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.status = KeeperStatus{
+		Slot: k.slot, Held: k.held, HeldSize: int64(f.End - min(f.End, k.held)), Lapsed: d.Lapsed, Missing: len(f.Missing), Late: len(d.Push),
+		Assisted: k.status.Assisted, Why: d.Why, At: f.Now,
+	}
+	if len(f.Missing) > 0 {
+		k.status.Role = f.Role.String()
+	}
+}

@@ -1,0 +1,206 @@
+package agent_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgtender/pgtender/backup/archive"
+	"github.com/pgtender/pgtender/backup/archive/agent"
+	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/backup/repo/repotest"
+	"github.com/pgtender/pgtender/backup/storage/mem"
+	"github.com/pgtender/pgtender/internal/pg"
+	"github.com/pgtender/pgtender/internal/pg/server"
+	"github.com/pgtender/pgtender/internal/pgtest"
+)
+
+// keeping is a keeper at work beside a server.
+type keeping struct {
+	*agent.Keeper
+	stop func()
+}
+
+// keep runs a keeper beside a server until stop is called.
+func keep(t testing.TB, c *pgtest.Cluster, r *repo.Repo, grace time.Duration, role agent.Role) keeping {
+	t.Helper()
+	walDir := filepath.Join(c.DataDir, "pg_wal")
+	life, cancel := context.WithCancel(context.Background())
+	pusher := &agent.Pusher{
+		WALDir: walDir, Timeout: time.Minute, Ahead: archive.AheadOptions{Workers: 2},
+		Archive: func(ctx context.Context, path string) (archive.PushResult, error) {
+			return archive.Push(ctx, r, archive.PushOptions{Path: path, Assist: true})
+		},
+	}
+	k := &agent.Keeper{
+		WALDir: walDir, Pusher: pusher, Interval: 50 * time.Millisecond, Grace: grace, MaxHold: 1 << 30,
+		Repo:    func(context.Context) (*repo.Repo, error) { return r, nil },
+		Connect: func(ctx context.Context) (*server.Conn, error) { return server.Connect(ctx, c.Options()) },
+		Role:    func(context.Context, pg.Timeline) agent.Role { return role },
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); k.Run(life); pusher.Wait() }()
+	stop := func() { cancel(); <-done }
+	t.Cleanup(stop)
+	return keeping{k, stop}
+}
+
+// until waits for a state of the keeper.
+func (k keeping) until(t testing.TB, what string, ok func(agent.KeeperStatus) bool) agent.KeeperStatus {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		s := k.Status()
+		if ok(s) {
+			return s
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: the keeper's state is %+v", what, s)
+		}
+	}
+}
+
+// segmentsIn names the segments of a server's pg_wal up to the one given.
+func segmentsIn(t testing.TB, c *pgtest.Cluster, upTo string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Join(c.DataDir, "pg_wal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, e := range entries {
+		if pg.IsSegmentName(e.Name()) && e.Name() <= upTo {
+			out = append(out, e.Name())
+		}
+	}
+	return out
+}
+
+// TestAStandbyKeepsWhatIsNotArchived: with archive_mode=on a standby recycles
+// streamed WAL whether it is archived or not. The keeper's slot holds it,
+// checkpoints and a promotion notwithstanding; what is late is archived from
+// there; and without the keeper it is gone.
+func TestAStandbyKeepsWhatIsNotArchived(t *testing.T) {
+	majors := pgtest.Majors(t)
+	if os.Getenv("PGTENDER_SOAK") == "" {
+		majors = slices.Compact([]int{majors[0], majors[len(majors)-1]})
+	}
+	for _, major := range majors {
+		t.Run(fmt.Sprintf("PostgreSQL %d", major), func(t *testing.T) { keepsUnarchived(t, major) })
+	}
+}
+
+func keepsUnarchived(t *testing.T, major int) {
+	config := map[string]string{"archive_mode": "on", "archive_command": "/bin/false", "wal_keep_size": "0", "min_wal_size": "2MB", "max_wal_size": "4MB"}
+	primary := pgtest.New(t, pgtest.Options{Major: major, WALSegSize: 1, Config: config})
+	standby := pgtest.StandbyOf(t, primary, pgtest.Options{Config: config})
+	bare := pgtest.StandbyOf(t, primary, pgtest.Options{Config: config}) // has no keeper
+	id, err := pg.ParseSystemID(primary.Value(t, "SELECT system_identifier FROM pg_control_system()"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := mem.New()
+	r := repo.Open(store, repo.ClusterID{Scope: "demo", SystemID: id}, repo.Options{})
+	patient := keep(t, standby, r, time.Hour, agent.RoleReplica)
+	patient.until(t, "a slot", func(s agent.KeeperStatus) bool { return s.Slot != "" })
+	primary.Exec(t, "CREATE TABLE t (i int)")
+	first := primary.Value(t, "SELECT pg_walfile_name(pg_switch_wal())")
+	for range 8 {
+		primary.Exec(t, "INSERT INTO t SELECT generate_series(1, 5000)", "SELECT pg_switch_wal()")
+	}
+	last := primary.Value(t, "SELECT pg_walfile_name(pg_current_wal_insert_lsn())")
+	checkpoint := func(servers ...*pgtest.Cluster) {
+		t.Helper()
+		for range 2 {
+			primary.Exec(t, "INSERT INTO t VALUES (1)", "CHECKPOINT")
+			for _, s := range servers {
+				s.CatchUp(t, primary)
+				s.Exec(t, "CHECKPOINT")
+			}
+		}
+	}
+	checkpoint(standby, bare)
+	if got := segmentsIn(t, standby, last); !slices.Contains(got, first) {
+		t.Errorf("with a keeper %s is gone: %v", first, got)
+	}
+	if got := segmentsIn(t, bare, last); slices.Contains(got, first) {
+		t.Errorf("without one %s is still there, so that nothing is proved: %v", first, got)
+	}
+	s := patient.until(t, "segments that wait", func(s agent.KeeperStatus) bool { return s.Missing >= 8 })
+	if s.Late != 0 || s.Assisted != 0 || s.Error != "" || s.Lapsed || s.Role != "replica" {
+		t.Errorf("within the grace: %+v", s)
+	}
+	if slots := standby.Query(t, "SELECT slot_name, temporary, active FROM pg_replication_slots"); len(slots) != 1 || slots[0][0] != s.Slot || slots[0][1] != "t" || slots[0][2] != "t" {
+		t.Errorf("slots %v", slots)
+	}
+
+	// A promotion leaves the session, and so the slot, alone.
+	primary.Crash(t)
+	standby.Promote(t)
+	standby.Exec(t, "CHECKPOINT", "INSERT INTO t VALUES (2)", "SELECT pg_switch_wal()", "INSERT INTO t VALUES (3)", "CHECKPOINT")
+	if got := segmentsIn(t, standby, last); !slices.Contains(got, first) {
+		t.Errorf("after the promotion %s is gone: %v", first, got)
+	}
+	patient.stop()
+
+	late := keep(t, standby, r, time.Hour, agent.RoleNoLeader) // nobody leads: all is late
+	s = late.until(t, "all archived", func(s agent.KeeperStatus) bool { return s.Missing == 0 && s.Assisted >= 8 && s.Error == "" })
+	size := pg.SegmentSize(1 << 20)
+	from, err := pg.ParseSegment(first, size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := archive.HistoryHere(t.Context(), r, filepath.Join(standby.DataDir, "pg_wal"), 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cover, err := archive.Coverage(t.Context(), r, h, size, size.Start(from.Number))
+	if err != nil || cover.Hole() || cover.Segments < 8 {
+		t.Errorf("%+v, %v", cover, err)
+	}
+	if s.Held < cover.Until {
+		s = late.until(t, "WAL let go", func(s agent.KeeperStatus) bool { return s.Held >= cover.Until })
+	}
+	late.stop()
+	standby.WaitFor(t, "SELECT count(*) FROM pg_replication_slots", "0")
+	repotest.Check(t, store)
+}
+
+// TestAKeeperInTrouble: an archive that cannot be asked lets nothing go until
+// the limit is reached, and a server that comes back has its slot again.
+func TestAKeeperInTrouble(t *testing.T) {
+	c := pgtest.New(t, pgtest.Options{WALSegSize: 1, Config: map[string]string{"archive_mode": "on", "archive_command": "/bin/false", "wal_keep_size": "0"}})
+	down := errors.New("the store is down")
+	k := &agent.Keeper{
+		WALDir: filepath.Join(c.DataDir, "pg_wal"), Interval: 50 * time.Millisecond, Grace: time.Hour, MaxHold: 3 << 20,
+		Pusher:  &agent.Pusher{},
+		Repo:    func(context.Context) (*repo.Repo, error) { return nil, down },
+		Connect: func(ctx context.Context) (*server.Conn, error) { return server.Connect(ctx, c.Options()) },
+		Role:    func(context.Context, pg.Timeline) agent.Role { return agent.RoleLeader },
+	}
+	life, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); k.Run(life) }()
+	run := keeping{k, func() { cancel(); <-done }}
+	t.Cleanup(run.stop)
+	s := run.until(t, "trouble", func(s agent.KeeperStatus) bool { return s.Error != "" })
+	if !strings.Contains(s.Error, down.Error()) || s.Slot == "" {
+		t.Errorf("%+v", s)
+	}
+	for range 8 {
+		c.Exec(t, "CREATE TABLE t AS SELECT generate_series(1, 5000)", "DROP TABLE t", "SELECT pg_switch_wal()")
+	}
+	s = run.until(t, "more than may be held", func(s agent.KeeperStatus) bool { return s.Lapsed })
+	if s.HeldSize > 3<<20 || s.Slot == "" {
+		t.Errorf("%+v", s)
+	}
+	// The server goes away and comes back: so does the slot.
+	c.Restart(t)
+	run.until(t, "a slot after the restart", func(s agent.KeeperStatus) bool { return s.Slot != "" && s.At.After(time.Now().Add(-time.Second)) })
+	c.WaitFor(t, "SELECT count(*) FROM pg_replication_slots", "1")
+}

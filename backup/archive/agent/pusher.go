@@ -1,0 +1,252 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/pgtender/pgtender/backup/archive"
+	"github.com/pgtender/pgtender/backup/repo"
+)
+
+// Pusher archives the segments that it is asked for, and those that wait behind
+// them, in parallel. It remembers what it archived: when PostgreSQL comes for
+// such a segment, the answer costs nothing.
+type Pusher struct {
+	// WALDir is the member's pg_wal; files elsewhere are refused.
+	WALDir string
+	// Archive stores one segment, as [archive.Push] with Assist does: it leaves
+	// no trace where it fails.
+	Archive func(ctx context.Context, path string) (archive.PushResult, error)
+	Ahead   archive.AheadOptions
+	Timeout time.Duration // of one segment
+
+	mu       sync.Mutex
+	archived map[string]identity
+	order    []string        // of archived, oldest first
+	jobs     map[string]*job // that run or wait for a worker
+	workers  chan struct{}
+	running  sync.WaitGroup
+	failed   time.Time // of the last attempt; zero if that succeeded
+	stats    PushStats
+}
+
+// PushStats count what a Pusher did.
+type PushStats struct {
+	Archived int64  `json:"archived"` // segments, by the agent
+	Answered int64  `json:"answered"` // requests to which the answer was "done"
+	Failed   int64  `json:"failed"`   // attempts
+	Error    string `json:"error,omitempty"`
+	Last     string `json:"last,omitempty"` // archived
+}
+
+// identity tells a file from another of the same name: a segment's file is
+// renamed before it is used again, which its times show.
+type identity struct {
+	sys      any // device and inode
+	size     int64
+	modified time.Time
+	changed  time.Time
+}
+
+// job is the archiving of one segment.
+type job struct {
+	id     identity
+	done   chan struct{} // closed at the end
+	result archive.PushResult
+	err    error
+}
+
+// remembered is how many archived segments are kept in mind.
+const remembered = 4096
+
+// Push archives the segment at path. It returns once the segment is in the
+// repository; those behind it are worked at after that, for as long as life
+// lasts.
+func (p *Pusher) Push(ctx, life context.Context, path string) (archive.Outcome, error) {
+	name := filepath.Base(path)
+	if parsed, err := repo.ParseWALName(name); err != nil || parsed.Segment == "" || parsed.Partial || parsed.Backup {
+		return "", fmt.Errorf("%s is no whole segment, which is all that it archives", name)
+	}
+	if err := sameDir(filepath.Dir(path), p.WALDir); err != nil {
+		return "", err
+	}
+	j, err := p.start(life, name, true)
+	if err != nil {
+		return "", err
+	}
+	for _, next := range archive.Waiting(p.WALDir, name, p.Ahead) {
+		p.start(life, next, false) // what it fails at is said when it is asked for
+	}
+	outcome := archive.AlreadyArchived
+	if j != nil {
+		if outcome, err = j.wait(ctx); err != nil {
+			return "", err
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stats.Answered++
+	return outcome, nil
+}
+
+// Late archives segments that nobody asked for, and returns when that is done
+// with, well or not, by name.
+func (p *Pusher) Late(ctx, life context.Context, names []string) map[string]error {
+	jobs, out := map[string]*job{}, map[string]error{}
+	for _, name := range names {
+		j, err := p.start(life, name, false)
+		if jobs[name] = j; err != nil || j == nil {
+			out[name] = err
+			delete(jobs, name)
+		}
+	}
+	for name, j := range jobs {
+		_, out[name] = j.wait(ctx)
+	}
+	return out
+}
+
+func (j *job) wait(ctx context.Context) (archive.Outcome, error) {
+	select {
+	case <-j.done:
+		return j.result.Outcome, j.err
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	}
+}
+
+// start makes sure that a segment is being archived, and gives the job; nil if it
+// is archived already. One that is asked for waits for no worker.
+func (p *Pusher) start(life context.Context, name string, asked bool) (*job, error) {
+	path := filepath.Join(p.WALDir, name)
+	id, err := identify(path)
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if known, ok := p.archived[name]; ok && known == id {
+		return nil, nil
+	}
+	if j, ok := p.jobs[name]; ok {
+		return j, nil
+	}
+	if p.jobs == nil {
+		p.jobs, p.archived = map[string]*job{}, map[string]identity{}
+		p.workers = make(chan struct{}, max(1, p.Ahead.Workers))
+	}
+	j := &job{id: id, done: make(chan struct{})}
+	p.jobs[name] = j
+	p.running.Go(func() { p.run(life, name, j, asked) })
+	return j, nil
+}
+
+// run archives one segment. While the repository does not take what is asked
+// for, nothing is tried ahead.
+func (p *Pusher) run(life context.Context, name string, j *job, asked bool) {
+	select {
+	case p.workers <- struct{}{}:
+		defer func() { <-p.workers }()
+	default:
+		if asked {
+			break // one more than workers: PostgreSQL waits
+		}
+		select {
+		case p.workers <- struct{}{}:
+			defer func() { <-p.workers }()
+		case <-life.Done():
+		}
+	}
+	switch {
+	case life.Err() != nil:
+		j.err = context.Cause(life)
+	case !asked && p.failing():
+		j.err = errFailing
+	default:
+		ctx, cancel := context.WithTimeoutCause(life, p.Timeout, fmt.Errorf("not archived within %s", p.Timeout))
+		j.result, j.err = p.Archive(ctx, filepath.Join(p.WALDir, name))
+		cancel()
+	}
+	p.finish(name, j)
+}
+
+var errFailing = errors.New("not tried, as another one has just failed")
+
+// failing reports whether the last attempt failed less than a moment ago.
+func (p *Pusher) failing() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.failed.IsZero() && time.Since(p.failed) < failPause
+}
+
+// failPause is how long after a failure nothing is tried that was not asked
+// for.
+const failPause = 5 * time.Second
+
+// finish keeps what became of a segment.
+func (p *Pusher) finish(name string, j *job) {
+	// Whoever asks from now on finds it archived, or begins anew.
+	if now, err := identify(filepath.Join(p.WALDir, name)); j.err == nil && (err != nil || now != j.id) {
+		j.err = errors.Join(errChanged, err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.jobs, name)
+	if j.err == nil {
+		p.archived[name] = j.id
+		p.order = append(p.order, name)
+		for ; len(p.order) > remembered; p.order = p.order[1:] {
+			delete(p.archived, p.order[0])
+		}
+		p.stats.Archived++
+		p.stats.Last, p.stats.Error, p.failed = name, "", time.Time{}
+	} else if j.err != errFailing {
+		p.stats.Failed++
+		p.stats.Error, p.failed = fmt.Sprintf("%s: %v", name, j.err), time.Now()
+	}
+	close(j.done)
+}
+
+var errChanged = errors.New("the file changed while it was archived")
+
+// Wait returns when nothing is being archived any more; the context given to
+// Push as life must have ended.
+func (p *Pusher) Wait() { p.running.Wait() }
+
+// Stats gives the counts so far.
+func (p *Pusher) Stats() PushStats {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stats
+}
+
+func sameDir(a, b string) error {
+	own, err := os.Stat(b)
+	if err != nil {
+		return err
+	}
+	its, err := os.Stat(a)
+	if err == nil && !os.SameFile(own, its) {
+		err = fmt.Errorf("%s is not the pg_wal of the agent's member, which is %s", a, b)
+	}
+	return err
+}
+
+func identify(path string) (identity, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return identity{}, err
+	}
+	if !info.Mode().IsRegular() {
+		return identity{}, fmt.Errorf("%s: %w", path, fs.ErrInvalid)
+	}
+	id := identity{size: info.Size(), modified: info.ModTime()}
+	id.sys, id.changed = system(info)
+	return id, nil
+}
