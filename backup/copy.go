@@ -14,21 +14,21 @@ import (
 )
 
 const (
-	// smallFile is the size, in bytes, below which files share a frame. One
-	// page less than a frame, so that at least two fit.
-	smallFile = repo.MaxFrame
+	// smallFile is the size, in bytes, below which files share a frame.
+	smallFile = minFrame
 	// rangeSize is how many bytes of a large file one task covers. A relation
 	// segment of 1 GiB is 32 tasks, so the last one to finish keeps nobody
 	// waiting for long.
 	rangeSize = 32 << 20
 	// batchSize is how many bytes of small files one task covers.
 	batchSize = 4 << 20
-	// readSize is the size of one read in bytes, and of each worker's buffer.
+	// readSize is the size of one read in bytes. A worker's buffer holds that
+	// and what is left of the read before, which is less than a frame.
 	readSize = 1 << 20
 	// bundleFiles is how many files share a frame at most (format.md §4).
 	bundleFiles = 4096
 	// packMemory bounds the buffers of all packs that are being written or
-	// put, in bytes: the better part of what a backup needs. Add 1 MiB for
+	// put, in bytes: the better part of what a backup needs. Add 1.25 MiB for
 	// each worker, the indexes of the packs (3 KiB for each MiB) and the list
 	// of files, 300 bytes each. The process then stays below 256 MiB up to
 	// some hundred thousand files, whatever their size.
@@ -104,7 +104,7 @@ func (c *copier) run(ctx context.Context, files []*file, workers int) error {
 }
 
 func (c *copier) worker() *worker {
-	return &worker{copier: c, packs: c.writer.Pack(), buf: make([]byte, c.rate.chunk())}
+	return &worker{copier: c, packs: c.writer.Pack(), chunk: c.rate.chunk(), buf: make([]byte, c.rate.chunk()+repo.MaxFrame)}
 }
 
 // split yields the tasks, in the order of the files, so that what lies
@@ -152,7 +152,8 @@ func (c *copier) split(files []*file) func(func(task) bool) {
 type worker struct {
 	*copier
 	packs *repo.PackWriter
-	buf   []byte
+	chunk int    // bytes to read at a time
+	buf   []byte // of chunk and a frame
 }
 
 func (w *worker) do(ctx context.Context, t task) error {
@@ -205,24 +206,32 @@ func (w *worker) copyRange(ctx context.Context, f *file, h *os.File, off, n int6
 	cache := watchCache(h, off, n)
 	defer cache.drop()
 	frames := make([]repo.Frame, 0, (n+repo.MaxFrame-1)/repo.MaxFrame)
-	for end := off + n; off < end; {
-		buf := w.buf[:min(int64(len(w.buf)), end-off)]
-		cache.prefetch(off+int64(len(buf)), min(int64(len(w.buf)), end-off-int64(len(buf))))
-		if err := w.read(ctx, f, h, buf, off); err != nil {
+	cut := newCutter(w.blockSize)
+	left := 0 // bytes at the start of w.buf that are read and not stored yet
+	for next, end := off, off+n; next < end; {
+		buf := w.buf[left : left+int(min(int64(w.chunk), end-next))]
+		after := next + int64(len(buf))
+		cache.prefetch(after, min(int64(w.chunk), end-after))
+		if err := w.read(ctx, f, h, buf, next); err != nil {
 			return nil, err
 		}
 		if sum != nil {
 			sum.Write(buf)
 		}
-		for i := 0; i < len(buf); i += repo.MaxFrame {
-			raw := buf[i:min(i+repo.MaxFrame, len(buf))]
-			frame, err := w.packs.WriteRun(ctx, f.entry.File, uint32((off+int64(i))/int64(w.blockSize)), raw)
+		next = after
+		data := w.buf[:left+len(buf)]
+		for len(data) >= cut.size || next == end && len(data) > 0 {
+			raw := data[:min(cut.size, len(data))]
+			frame, err := w.packs.WriteRun(ctx, f.entry.File, uint32(off/int64(w.blockSize)), raw)
 			if err != nil {
 				return nil, fmt.Errorf("store %s: %w", f.entry.Path, err)
 			}
 			frames = append(frames, frame)
+			cut.learn(len(raw), int(frame.Length))
+			off += int64(len(raw))
+			data = data[len(raw):]
 		}
-		off += int64(len(buf))
+		left = copy(w.buf, data)
 	}
 	return frames, nil
 }
@@ -230,6 +239,7 @@ func (w *worker) copyRange(ctx context.Context, f *file, h *os.File, off, n int6
 // copySmall copies a batch of small files, as many to a frame as fit.
 func (w *worker) copySmall(ctx context.Context, files []*file) error {
 	frame := w.buf[:0]
+	cut := newCutter(w.blockSize)
 	var members []repo.Member
 	var owners []*file
 	flush := func() error {
@@ -243,6 +253,7 @@ func (w *worker) copySmall(ctx context.Context, files []*file) error {
 		for i, f := range owners {
 			f.entry.Bundle = &repo.BundleRef{Place: stored.Place, Member: uint32(i)}
 		}
+		cut.learn(len(frame), int(stored.Length))
 		frame, members, owners = w.buf[:0], members[:0], owners[:0]
 		return nil
 	}
@@ -263,7 +274,7 @@ func (w *worker) copySmall(ctx context.Context, files []*file) error {
 				err = w.copyWhole(ctx, f, h)
 			}
 		default:
-			if len(frame)+size > repo.MaxFrame || len(members) == bundleFiles {
+			if len(frame)+size > cut.size || len(members) == bundleFiles {
 				if err = flush(); err != nil {
 					break
 				}

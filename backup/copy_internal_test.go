@@ -161,8 +161,8 @@ func TestFilesOfAllSizesAreCopiedAsTheyAre(t *testing.T) {
 		"base/5/6":          relation(200),
 		"base/5/5_fsm":      relation(12),
 		"base/5/PG_VERSION": []byte("17\n"),
-		"pg_xact/0000":      noise(repo.MaxFrame - 1),
-		"pg_xact/0001":      noise(repo.MaxFrame),
+		"pg_xact/0000":      noise(smallFile - 1),
+		"pg_xact/0001":      noise(smallFile),
 		"pg_xact/0002":      noise(3*readSize + 17),
 	}
 	for i := range bundleFiles + 10 { // more than a frame may hold
@@ -272,7 +272,7 @@ func TestAFileThatVanishesBetweenItsRangesIsLeftOut(t *testing.T) {
 	p := testPages(false)
 	p.segment = 131072
 	c := &copier{root: s.dir.Root, blockSize: testPage, writer: w, pages: p, rate: &rate{}}
-	work := &worker{copier: c, packs: w.Pack(), buf: make([]byte, readSize)}
+	work := &worker{copier: c, packs: w.Pack(), chunk: readSize, buf: make([]byte, readSize+repo.MaxFrame)}
 	for task := range c.split(files) {
 		if err := work.do(t.Context(), task); err != nil {
 			t.Fatal(err)

@@ -78,7 +78,7 @@ func TestReadsKeepToTheirRateWithoutBursts(t *testing.T) {
 }
 
 func TestAReadIsAFrameAtLeastAndABufferAtMost(t *testing.T) {
-	for perSecond, want := range map[int64]int{0: readSize, 1: repo.MaxFrame, 300 << 10: repo.MaxFrame, 1 << 20: 256 << 10, 1 << 40: readSize} {
+	for perSecond, want := range map[int64]int{0: readSize, 1: minFrame, 300 << 10: minFrame, 1 << 20: 256 << 10, 1 << 40: readSize} {
 		if got := (&rate{perSecond: perSecond}).chunk(); got != want {
 			t.Errorf("%d bytes per second: reads of %d bytes, want %d", perSecond, got, want)
 		}

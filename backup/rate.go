@@ -4,8 +4,6 @@ import (
 	"context"
 	"sync"
 	"time"
-
-	"github.com/pgtender/pgtender/backup/repo"
 )
 
 // rate bounds bytes per second over all workers. The zero value does not
@@ -19,12 +17,12 @@ type rate struct {
 }
 
 // chunk is how many bytes to read at a time: a quarter of a second's worth,
-// within 64 KiB, a frame, and readSize.
+// within minFrame and readSize.
 func (r *rate) chunk() int {
 	if r.perSecond == 0 {
 		return readSize
 	}
-	return int(min(max(r.perSecond/4, repo.MaxFrame), readSize)) &^ (repo.MaxFrame - 1)
+	return int(min(max(r.perSecond/4, minFrame), readSize)) &^ (minFrame - 1)
 }
 
 // wait returns when n more bytes may be read.

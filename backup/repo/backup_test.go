@@ -1,6 +1,7 @@
 package repo_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"iter"
@@ -400,14 +401,14 @@ func TestAWriterRefusesWhatNoReaderWouldTake(t *testing.T) {
 	for name, err := range map[string]error{
 		"file number 0":            run(0, 0, bs),
 		"an empty run":             run(1, 0, 0),
-		"more than 64 KiB":         run(1, 0, repo.MaxFrame+1),
+		"more than 256 KiB":        run(1, 0, repo.MaxFrame+1),
 		"a page past 2^32":         run(1, 1<<32-1, 2*bs),
 		"an empty list":            list(0),
 		"a list out of order":      list(2*bs, 5, 4),
 		"a list of another length": list(3*bs, 4, 5),
 		"an empty bundle":          bundle(),
 		"an empty member":          bundle(repo.Member{File: 1}),
-		"a bundle too large":       bundle(repo.Member{File: 1, Data: make([]byte, 40<<10)}, repo.Member{File: 2, Data: make([]byte, 40<<10)}),
+		"a bundle too large":       bundle(repo.Member{File: 1, Data: make([]byte, repo.MaxFrame*5/8)}, repo.Member{File: 2, Data: make([]byte, repo.MaxFrame*5/8)}),
 		"a map without its frames": writeMap(nil, repo.NewPageMap(repotest.ID(1), 1)),
 		"a map with a hole":        writeMap([]repo.Frame{at(0, 3), at(4, 2)}, repo.NewPageMap(repotest.ID(1), 6)),
 		"frames that overlap":      writeMap([]repo.Frame{at(0, 3), at(2, 4)}, repo.NewPageMap(repotest.ID(1), 6)),
@@ -469,5 +470,69 @@ func TestAManifestOfManyFilesIsSpooledToAFile(t *testing.T) {
 	}
 	if got != n {
 		t.Errorf("%d entries, want %d", got, n)
+	}
+}
+
+func TestTheLargestFrames(t *testing.T) {
+	for name, test := range map[string]struct{ blockSize, pages, tooMany int }{
+		"64 pages of 4 KiB": {4096, 64, 65},
+		"64 pages of 1 KiB": {1024, 64, 65},
+		"32 pages of 8 KiB": {8192, 32, 33},
+		"8 pages of 32 KiB": {32768, 8, 9},
+		"64 pages of 2 KiB": {2048, 64, 65},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx := t.Context()
+			r, _ := repotest.New(t)
+			w, err := r.Create(ctx, repotest.ID(1), repo.WriteOptions{BlockSize: test.blockSize})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer w.Close()
+			want := pages(1, (test.tooMany*test.blockSize+bs-1)/bs, 0)[:test.tooMany*test.blockSize]
+			p := w.Pack()
+			if _, err := p.WriteRun(ctx, 1, 0, want); err == nil {
+				t.Errorf("%d pages were taken", test.tooMany)
+			}
+			want = want[:test.pages*test.blockSize]
+			f, err := p.WriteRun(ctx, 1, 0, want)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := p.Close(ctx); err != nil {
+				t.Fatal(err)
+			}
+			place, err := w.WriteMap(ctx, 1, []repo.Frame{f}, repo.NewPageMap(w.ID(), uint32(test.pages)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := repotest.Backup(w.ID())
+			b.BlockSize = test.blockSize
+			e := repo.Entry{File: 1, Path: "base/1/1", Size: int64(len(want)), Map: &repo.MapRef{Place: place, File: 1}}
+			if _, err := w.Commit(ctx, repo.Contents{Backup: b, Entries: values([]repo.Entry{e})}); err != nil {
+				t.Fatal(err)
+			}
+			m, err := r.OpenManifest(ctx, w.ID())
+			if err != nil {
+				t.Fatal(err)
+			}
+			last := uint32(test.pages - 1)
+			for name, wanted := range map[string]func(uint32) bool{"all": nil, "the last page": func(p uint32) bool { return p == last }} {
+				got := make([]byte, len(want))
+				err := m.Fetch(ctx, m.Locate(ctx, values([]repo.Want{{Entry: e, Pages: wanted}})), repo.FetchOptions{}, func(_ context.Context, rd repo.Read, raw []byte) error {
+					for first, b := range rd.Runs(raw, test.blockSize) {
+						copy(got[int(first)*test.blockSize:], b)
+					}
+					return nil
+				})
+				have := want
+				if wanted != nil {
+					have = append(make([]byte, int(last)*test.blockSize), want[int(last)*test.blockSize:]...)
+				}
+				if err != nil || !bytes.Equal(got, have) {
+					t.Errorf("%s: %v, content the same: %t", name, err, bytes.Equal(got, have))
+				}
+			}
+		})
 	}
 }

@@ -43,20 +43,20 @@ func BenchmarkWriteRun(b *testing.B) {
 			}
 			defer w.Close()
 			p := w.Pack()
-			b.SetBytes(repo.MaxFrame)
+			b.SetBytes(frameSize)
 			b.ReportAllocs()
 			stored := 0
 			cpu := cpuTime(b)
 			for i := 0; b.Loop(); i++ {
-				off := i * repo.MaxFrame % len(benchPages)
-				f, err := p.WriteRun(b.Context(), 1, uint32(i*8), benchPages[off:off+repo.MaxFrame])
+				off := i * frameSize % len(benchPages)
+				f, err := p.WriteRun(b.Context(), 1, uint32(i*8), benchPages[off:off+frameSize])
 				if err != nil {
 					b.Fatal(err)
 				}
 				stored += int(f.Length)
 			}
-			b.ReportMetric(float64(b.N)*repo.MaxFrame/float64(stored), "ratio")
-			cpu(repo.MaxFrame)
+			b.ReportMetric(float64(b.N)*frameSize/float64(stored), "ratio")
+			cpu(frameSize)
 			if err := p.Close(b.Context()); err != nil {
 				b.Fatal(err)
 			}
@@ -69,12 +69,12 @@ func BenchmarkWriteRun(b *testing.B) {
 func BenchmarkBareLoop(b *testing.B) {
 	table := crc32.MakeTable(crc32.Castagnoli)
 	z := zstd.NewCtx()
-	dst := make([]byte, zstd.CompressBound(repo.MaxFrame))
-	b.SetBytes(repo.MaxFrame)
+	dst := make([]byte, zstd.CompressBound(frameSize))
+	b.SetBytes(frameSize)
 	cpu := cpuTime(b)
 	for i := 0; b.Loop(); i++ {
-		off := i * repo.MaxFrame % len(benchPages)
-		raw := benchPages[off : off+repo.MaxFrame]
+		off := i * frameSize % len(benchPages)
+		raw := benchPages[off : off+frameSize]
 		xxh3.Hash128(raw)
 		for p := range 8 {
 			xxh3.Hash(raw[p*bs : (p+1)*bs])
@@ -85,7 +85,7 @@ func BenchmarkBareLoop(b *testing.B) {
 		}
 		crc32.Checksum(out, table)
 	}
-	cpu(repo.MaxFrame)
+	cpu(frameSize)
 }
 
 // cpuTime starts a clock of processor time; what it gives reports the rate,

@@ -49,7 +49,7 @@ func (o FetchOptions) filled() FetchOptions {
 // once, in no order, once for each read; the bytes are valid until it returns.
 // The first error, of reads, f or the fetch, ends everything.
 //
-// Memory: Workers × (Range + 16 MiB at worst, usually 64 KiB) and Window reads.
+// Memory: Workers × (Range + 16 MiB at worst, usually 256 KiB) and Window reads.
 func (m *Manifest) Fetch(ctx context.Context, reads iter.Seq2[Read, error], opts FetchOptions, f func(context.Context, Read, []byte) error) error {
 	opts = opts.filled()
 	ranges := make(chan []Read)

@@ -32,11 +32,11 @@ func (k FrameKind) String() string {
 
 // Limits of format.md §4.
 const (
-	MaxFrame      = 64 << 10 // raw bytes of a run, list or bundle
-	maxMapFrame   = 16 << 20 // raw bytes of a page map or frame table
+	MaxFrame      = 256 << 10 // raw bytes of a run, list or bundle
+	MaxFramePages = 64        // pages of a run or list
+	maxMapFrame   = 16 << 20  // raw bytes of a page map or frame table
 	maxMembers    = 4096
 	maxFile       = 1 << 28
-	maxFramePages = 64 // MaxFrame in the smallest pages
 	frameHead     = 56
 	frameMagic    = 'P' | 'F'<<8 | 'R'<<16 | 'M'<<24
 )
@@ -121,7 +121,7 @@ func (h *frameHeader) checkCounts() error {
 	limit := uint32(MaxFrame)
 	switch h.kind {
 	case FrameRun, FrameList:
-		if h.count < 1 || h.count > maxFramePages {
+		if h.count < 1 || h.count > MaxFramePages {
 			return damage(24, "%s of %d pages", h.kind, h.count)
 		}
 	case FrameBundle:

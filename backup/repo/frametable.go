@@ -5,7 +5,7 @@ import "fmt"
 const tableVersion = 1
 
 // maxFrameLength bounds the length of a whole frame of pages.
-const maxFrameLength = frameHead + 4*maxFramePages + MaxFrame
+const maxFrameLength = frameHead + 4*MaxFramePages + MaxFrame
 
 // FrameTable says where one backup keeps the pages of one file that it stored
 // itself: frames ascending by page, none within another.
@@ -45,7 +45,7 @@ func appendTable(b []byte, frames []Frame) ([]byte, error) {
 // check reports what a table could not hold. next is the first page allowed.
 func (f *Frame) check(next uint64) error {
 	switch {
-	case f.Count < 1 || f.Count > maxFramePages || f.Pages != nil && len(f.Pages) != int(f.Count):
+	case f.Count < 1 || f.Count > MaxFramePages || f.Pages != nil && len(f.Pages) != int(f.Count):
 		return fmt.Errorf("frame of %d pages, %d listed", f.Count, len(f.Pages))
 	case uint64(f.page(0)) < next:
 		return fmt.Errorf("page %d is stored twice or out of order", f.page(0))
@@ -83,7 +83,7 @@ func parseTable(b []byte) (FrameTable, error) {
 	for i := uint64(0); i < n && v.err == nil; i++ {
 		f, start := Frame{}, v.off
 		first := next + v.uv(1<<32-1)
-		count := v.uv(2*maxFramePages + 1)
+		count := v.uv(2*MaxFramePages + 1)
 		f.Count = uint32(count >> 1)
 		if first+uint64(f.Count) > 1<<32-1 || f.Count == 0 {
 			v.fail("frame of %d pages at %d", f.Count, first)

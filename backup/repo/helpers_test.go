@@ -148,6 +148,9 @@ func writeFiles(ctx context.Context, w *repo.Writer, t tree) ([]repo.Entry, erro
 	return entries, nil
 }
 
+// frameSize is how much the frames of these tests hold, in raw bytes.
+const frameSize = 64 << 10
+
 // writePages splits a file among the pack writers, frame by frame.
 func writePages(ctx context.Context, packs []*repo.PackWriter, file uint32, data []byte) ([]repo.Frame, error) {
 	var mu sync.Mutex
@@ -156,8 +159,8 @@ func writePages(ctx context.Context, packs []*repo.PackWriter, file uint32, data
 	errs := make([]error, len(packs))
 	for n, p := range packs {
 		wg.Go(func() {
-			for off := n * repo.MaxFrame; off < len(data); off += len(packs) * repo.MaxFrame {
-				f, err := p.WriteRun(ctx, file, uint32(off/bs), data[off:min(off+repo.MaxFrame, len(data))])
+			for off := n * frameSize; off < len(data); off += len(packs) * frameSize {
+				f, err := p.WriteRun(ctx, file, uint32(off/bs), data[off:min(off+frameSize, len(data))])
 				if err != nil {
 					errs[n] = err
 					return

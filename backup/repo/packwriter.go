@@ -63,8 +63,8 @@ func (w *Writer) newPackWriter(kind packKind) *PackWriter {
 }
 
 // WriteRun stores contiguous pages of one file, from page first on: at most
-// 64 KiB, of which only the file's last page may be short. raw is free again
-// when it returns.
+// MaxFrame bytes and MaxFramePages pages, of which only the file's last may be
+// short. raw is free again when it returns.
 func (p *PackWriter) WriteRun(ctx context.Context, file, first uint32, raw []byte) (Frame, error) {
 	h := frameHeader{kind: FrameRun, file: file, first: first, count: uint32(pagesOf(len(raw), p.w.blockSize))}
 	place, err := p.write(ctx, &h, nil, raw)
@@ -72,7 +72,7 @@ func (p *PackWriter) WriteRun(ctx context.Context, file, first uint32, raw []byt
 }
 
 // WriteList stores scattered pages of one file, whose numbers ascend; raw
-// holds them one after the other, at most 64 KiB.
+// holds them one after the other, within the limits of WriteRun.
 func (p *PackWriter) WriteList(ctx context.Context, file uint32, pages []uint32, raw []byte) (Frame, error) {
 	if len(pages) == 0 {
 		return Frame{}, fmt.Errorf("write list frame of file %d: no pages", file)
@@ -86,8 +86,8 @@ func (p *PackWriter) WriteList(ctx context.Context, file uint32, pages []uint32,
 	return Frame{Place: place, First: pages[0], Count: h.count, Pages: slices.Clone(pages)}, err
 }
 
-// WriteBundle stores whole small files, at most 64 KiB together and none of
-// them empty. A member's place in the slice is its number in the bundle.
+// WriteBundle stores whole small files, at most MaxFrame bytes together and none
+// of them empty. A member's place in the slice is its number in the bundle.
 func (p *PackWriter) WriteBundle(ctx context.Context, members []Member) (Frame, error) {
 	p.ext, p.scratch = p.ext[:0], p.scratch[:0]
 	for _, m := range members {
