@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/pgtender/pgtender/internal/config"
 )
@@ -29,7 +30,7 @@ func TestTwoLinesAreEnough(t *testing.T) {
 	}
 	want := config.Default()
 	want.Patroni, want.Repository = "/etc/patroni/patroni.yml", "s3://bucket/prefix"
-	if diff := cmp.Diff(want, got); diff != "" || from != path {
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(config.Window{})); diff != "" || from != path {
 		t.Errorf("read from %q (-want +got):\n%s", from, diff)
 	}
 }
@@ -47,7 +48,7 @@ func TestEnvironmentAlone(t *testing.T) {
 	want.Repository, want.DCS.Type, want.DCS.Hosts = "file:///srv/x", "etcd3", []string{"a:1", "b:2"}
 	want.S3.PathStyle, want.Backup.MaxRate, want.Backup.Workers = &off, 50<<20, 3
 	want.Archive.PushTimeout = config.Duration(90 * time.Second)
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(config.Window{})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -118,7 +119,7 @@ func TestSectionWithOneKeyKeepsTheOtherDefaults(t *testing.T) {
 	got, _, err := config.Read(write(t, "backup:\n  workers: 3\n"), nil)
 	want := config.Default()
 	want.Backup.Workers = 3
-	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(config.Window{})); diff != "" || err != nil {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
 }
