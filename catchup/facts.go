@@ -44,6 +44,16 @@ type DirFacts struct {
 	// a DirUnfinished that was replacing such, has: where pg_wal leads, and
 	// the cluster's own directory in each tablespace.
 	Old []Place `json:"old_places,omitempty"`
+	// Rung is the way that the earlier run of a DirUnfinished took.
+	Rung RungName `json:"rung,omitempty"`
+
+	control repo.Digest // of pg_control, of DirData
+}
+
+// precious reports whether a directory holds data that would be missed: old
+// data, or such in the middle of being converged.
+func (d *DirFacts) precious() bool {
+	return d.State == DirData || d.State == DirFinished || d.State == DirUnfinished && d.Rung.inPlace()
 }
 
 // Place is a directory outside of the data directory that belongs to it.
@@ -66,6 +76,16 @@ type LeaderFacts struct {
 	Oldest pg.LSN
 }
 
+// need gives the position up to which the archive must reach, for what the
+// leader still has it streams.
+func (l *LeaderFacts) need(size pg.SegmentSize) pg.LSN {
+	need := size.Start(size.SegmentOf(l.Flush))
+	if l.Oldest != 0 && l.Oldest < need {
+		need = l.Oldest
+	}
+	return need
+}
+
 // Candidate is one backup with what the archive covers from its start on.
 type Candidate struct {
 	repo.Listed
@@ -78,9 +98,15 @@ type Candidate struct {
 	// Newest is the newest end of a transaction in Cover. It is looked for
 	// only with a target time; zero if there is none.
 	Newest archive.Newest
+	// Unproved says why the archive, on a closer look, does not hold all the WAL
+	// that its listing shows. It is looked for only where old data is at stake.
+	Unproved string
 	// Unchecked says that the archive was not looked at, because a newer
 	// backup serves.
 	Unchecked bool
+	// Converge is what making old data this backup's image takes, nil if that
+	// was not looked at.
+	Converge *Convergence
 }
 
 // Facts are all that [Decide] looks at. They are gathered once and not changed.
@@ -107,6 +133,11 @@ type Facts struct {
 	// Broken are backups that an earlier attempt found damaged.
 	Broken map[repo.BackupID]error
 	Leader *LeaderFacts // nil: nobody leads, or there is nobody to follow
+	// Local and Replay are about old data, nil if there is none or nobody leads.
+	Local  *LocalFacts
+	Replay *ReplayFacts
+	NoMaps string   // why block maps are not gone by, "" if they are
+	Rung   RungName // asked for by name; "": the best
 	// Unscanned says that the archive was not searched for the target.
 	Unscanned bool
 }
@@ -118,8 +149,13 @@ func (f *Facts) places(b *repo.Backup) []Place {
 	version := pg.TablespaceVersionDir(b.Major(), b.CatalogVersion)
 	for _, t := range b.Tablespaces {
 		location := filepath.Clean(t.Location)
-		if to, ok := f.Mapping[location]; ok {
+		to, mapped := f.Mapping[location]
+		i := slices.IndexFunc(f.Dir.Old, func(p Place) bool { return p.OID == t.OID })
+		switch {
+		case mapped:
 			location = to
+		case i >= 0:
+			location = f.Dir.Old[i].Location // where the old data has it
 		}
 		out = append(out, Place{OID: t.OID, Location: location, Path: filepath.Join(location, version)})
 	}

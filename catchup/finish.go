@@ -39,7 +39,7 @@ func (r *runner) finish() error {
 // sweep removes the temporary files that a killed run left, where files are
 // written under one.
 func (r *runner) sweep() error {
-	wal := stagePath(r.dir(), "pg_wal")
+	wal := r.at("pg_wal")
 	dirs := []string{workPath(r.dir()), workPath(r.dir(), stageName), wal, filepath.Join(wal, "archive_status")}
 	for _, p := range r.plan.Places {
 		dirs = append(dirs, p.Path)
@@ -68,7 +68,7 @@ func (r *runner) emptyDirs() error {
 		"pg_replslot", "pg_serial", "pg_snapshots", "pg_stat", "pg_stat_tmp", "pg_subtrans", "pg_tblspc", "pg_twophase",
 		"pg_logical/snapshots", "pg_logical/mappings",
 	} {
-		if err := r.files.MkdirAll(stagePath(r.dir(), name), r.tree.mode); err != nil {
+		if err := r.files.MkdirAll(r.at(name), r.tree.mode); err != nil {
 			return fmt.Errorf("make directory: %w", err)
 		}
 	}
@@ -79,7 +79,7 @@ func (r *runner) emptyDirs() error {
 // label it would begin elsewhere, and nobody would notice.
 func (r *runner) checkLabel() error {
 	b := &r.plan.Backup
-	content, err := os.ReadFile(stagePath(r.dir(), "backup_label"))
+	content, err := os.ReadFile(r.at("backup_label"))
 	if err != nil {
 		return fmt.Errorf("check backup %s: %w", b.ID, err)
 	}
@@ -102,7 +102,7 @@ func (r *runner) tablespaces() error {
 			spaces = append(spaces, pg.Tablespace{OID: p.OID, Location: p.Location})
 		}
 	}
-	name := stagePath(r.dir(), "tablespace_map")
+	name := r.at("tablespace_map")
 	if len(spaces) == 0 {
 		if err := r.files.Remove(name); err != nil {
 			return fmt.Errorf("remove tablespace_map: %w", err)
@@ -113,7 +113,7 @@ func (r *runner) tablespaces() error {
 		return err
 	}
 	for _, s := range spaces {
-		link := stagePath(r.dir(), "pg_tblspc/"+strconv.FormatUint(uint64(s.OID), 10))
+		link := r.at("pg_tblspc/" + strconv.FormatUint(uint64(s.OID), 10))
 		if err := relink(s.Location, link); err != nil {
 			return fmt.Errorf("make tablespace link: %w", err)
 		}
@@ -130,7 +130,7 @@ func relink(to, name string) error {
 }
 
 func (r *runner) settings() error {
-	name := stagePath(r.dir(), "postgresql.auto.conf")
+	name := r.at("postgresql.auto.conf")
 	old, err := os.ReadFile(name)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("read postgresql.auto.conf: %w", err)
@@ -142,7 +142,7 @@ func (r *runner) settings() error {
 	if err := r.files.WriteFile(name, []byte(text), 0o600); err != nil {
 		return err
 	}
-	return r.files.WriteFile(stagePath(r.dir(), r.plan.signalFile()), nil, 0o600)
+	return r.files.WriteFile(r.at(r.plan.signalFile()), nil, 0o600)
 }
 
 // control checks pg_control and puts it aside until everything else is in
@@ -150,6 +150,9 @@ func (r *runner) settings() error {
 func (r *runner) control() error {
 	b := &r.plan.Backup
 	name := stagePath(r.dir(), pg.ControlPath)
+	if r.plan.Choice.inPlace() {
+		name = stagePath(r.dir(), asideName)
+	}
 	raw, err := os.ReadFile(name)
 	aside := workPath(r.dir(), controlName)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -205,12 +208,8 @@ func (r *runner) commit(ctx context.Context) error {
 		return err
 	}
 	if r.state.Phase != phaseCommitting {
-		names, err := used(r.dir())
-		if err != nil {
-			return fmt.Errorf("look at data directory: %w", err)
-		}
-		if len(names) > 0 {
-			return errWritten(r.dir(), names[0])
+		if err := r.untouched(); err != nil {
+			return err
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -242,6 +241,24 @@ func (r *runner) commit(ctx context.Context) error {
 		return fmt.Errorf("put pg_control in place: %w", err)
 	}
 	return r.clean()
+}
+
+// untouched makes sure that what is about to come into place is the run's alone.
+func (r *runner) untouched() error {
+	if r.plan.Choice.inPlace() {
+		if _, err := os.Lstat(controlPath(r.dir())); !errors.Is(err, fs.ErrNotExist) {
+			return errors.Join(errWritten(r.dir(), pg.ControlPath), err)
+		}
+		return nil
+	}
+	names, err := used(r.dir())
+	if err != nil {
+		return fmt.Errorf("look at data directory: %w", err)
+	}
+	if len(names) > 0 {
+		return errWritten(r.dir(), names[0])
+	}
+	return nil
 }
 
 // dirMode gives the data directory the mode of its directories.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/pgtender/pgtender/backup/archive"
@@ -39,6 +40,10 @@ type GatherOptions struct {
 
 	// Broken are backups to pass over, with what was found wrong.
 	Broken map[repo.BackupID]error
+	// NoMaps says why block maps are not to be gone by, "" if they are.
+	NoMaps string
+	// Rung insists on one way of the ladder, "" leaves the choice to the plan.
+	Rung RungName
 	// NoScan leaves out the search of the archive for a target's transaction
 	// or restore point, which reads the WAL from the backup on.
 	NoScan bool
@@ -53,6 +58,7 @@ func Gather(ctx context.Context, o GatherOptions) (Facts, error) {
 		Now: time.Now(), Purpose: o.Purpose, Target: o.Target, Backup: o.Backup,
 		Cluster: o.Repo.Cluster(), SystemID: o.SystemID, Major: o.Major,
 		Mapping: map[string]string{}, Places: map[string]DirFacts{}, Broken: o.Broken, Unscanned: o.NoScan,
+		NoMaps: o.NoMaps, Rung: o.Rung,
 	}
 	if o.Purpose == Bootstrap {
 		// Patroni waits until recovery has ended, however long that takes.
@@ -90,7 +96,30 @@ func Gather(ctx context.Context, o GatherOptions) (Facts, error) {
 		return f, err
 	}
 	f.inspectPlaces()
-	return f, nil
+	return f, f.old(ctx, o.Repo)
+}
+
+// old looks at old data: how far it goes, and what would make it valid.
+func (f *Facts) old(ctx context.Context, r *repo.Repo) (err error) {
+	if f.Purpose != Replica || f.Leader == nil || f.Dir.State != DirData {
+		return nil
+	}
+	if f.Local, err = examine(ctx, r, f.Dir.Path, f.Leader); err != nil {
+		return err
+	}
+	if f.Replay, err = f.replay(ctx, r); err != nil {
+		return err
+	}
+	for i := range slices.Backward(f.Candidates) {
+		c := &f.Candidates[i]
+		if c.Unchecked || unusable(*f, *c) != "" {
+			continue
+		}
+		if c.Converge, err = f.convergence(ctx, r, c); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // paths makes all paths absolute and clean, and follows the data directory if
@@ -209,6 +238,11 @@ func (c *Candidate) look(ctx context.Context, f *Facts, o GatherOptions) (err er
 		return fmt.Errorf("see what the archive holds for backup %s: %w", c.ID, err)
 	}
 	c.Unchecked = false
+	if f.Purpose == Replica && f.Dir.precious() && f.Leader != nil && c.Cover.Reaches(f.Leader.need(b.SegmentSize)) {
+		if c.Unproved, err = proveWAL(ctx, o.Repo, c.Lineage.History, b.SegmentSize, b.Start.LSN, f.Leader.need(b.SegmentSize)); err != nil {
+			return fmt.Errorf("prove the archived WAL for backup %s: %w", c.ID, err)
+		}
+	}
 	t := f.Target
 	if f.Purpose == Replica || !c.Cover.Reaches(b.Stop.LSN) {
 		return nil

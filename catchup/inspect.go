@@ -2,8 +2,10 @@ package catchup
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -72,6 +74,10 @@ func used(path string) ([]string, error) {
 // unfinished fills in what an interrupted run left.
 func (d *DirFacts) unfinished(ctx context.Context, s state) error {
 	d.State, d.SystemID, d.Backup, d.Purpose, d.Target, d.Old = DirUnfinished, s.SystemID, s.Backup, s.Purpose, s.Target, s.Old
+	d.Rung = s.Rung
+	if s.Phase == phaseConverging {
+		return d.converging(ctx, s)
+	}
 	if s.Phase != phaseCommitting {
 		return nil
 	}
@@ -96,26 +102,46 @@ func (d *DirFacts) unfinished(ctx context.Context, s state) error {
 	}
 	if repo.DigestOf(control) != s.Control {
 		// A server has run since: this is a data directory like any other.
-		d.Backup, d.Purpose, d.Target = 0, "", Target{}
+		d.Backup, d.Purpose, d.Target, d.Rung = 0, "", Target{}, ""
 		return nil
 	}
 	d.State = DirFinished
 	return nil
 }
 
-// data fills in what a data directory is. One whose pg_control cannot be read
-// has no system identifier, and so is nobody's to replace.
+// converging fills in what an interrupted run left of old data.
+func (d *DirFacts) converging(ctx context.Context, s state) error {
+	control, err := os.ReadFile(controlPath(d.Path))
+	switch {
+	case err == nil && repo.DigestOf(control) != s.OldControl:
+		// The run ended before it had touched anything, and a server has run since.
+		d.Backup, d.Purpose, d.Target, d.Rung = 0, "", Target{}, ""
+		return d.data(ctx)
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("inspect data directory: %w", err)
+	}
+	d.Used = size(d.Path)
+	for _, p := range d.Old {
+		d.Used += size(p.Path)
+	}
+	return nil
+}
+
+// data fills in what a data directory is. Where pg_control cannot be read its WAL
+// tells whose it is; where that does not either, it is nobody's to replace.
 func (d *DirFacts) data(ctx context.Context) error {
 	d.State = DirData
-	_, control, err := pg.ReadControl(ctx, d.Path)
+	raw, control, err := pg.ReadControl(ctx, d.Path)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if err != nil {
+	version := ""
+	if err == nil {
+		d.SystemID, d.control, version = control.SystemID, repo.DigestOf(raw), control.TablespaceVersionDir()
+	} else if d.SystemID = systemIDOfWAL(dataPath(d.Path, "pg_wal")); d.SystemID == 0 {
 		return nil
 	}
-	d.SystemID = control.SystemID
-	if d.Old, err = oldPlaces(d.Path, control.TablespaceVersionDir()); err != nil {
+	if d.Old, err = oldPlaces(d.Path, version); err != nil {
 		return fmt.Errorf("inspect data directory: %w", err)
 	}
 	d.Used = size(d.Path)
@@ -139,7 +165,13 @@ func oldPlaces(dir, version string) ([]Place, error) {
 			continue
 		}
 		if location, err := filepath.EvalSymlinks(filepath.Join(dir, "pg_tblspc", l.Name())); err == nil {
-			out = append(out, Place{OID: uint32(oid), Location: location, Path: filepath.Join(location, version)})
+			p := Place{OID: uint32(oid), Location: location, Path: filepath.Join(location, version)}
+			if version == "" {
+				if p.Path, err = onlyVersion(location); err != nil {
+					return nil, err
+				}
+			}
+			out = append(out, p)
 		}
 	}
 	name := filepath.Join(dir, "pg_wal")
@@ -149,6 +181,56 @@ func oldPlaces(dir, version string) ([]Place, error) {
 		}
 	}
 	return out, nil
+}
+
+// onlyVersion gives the directory in a tablespace that a server made, where
+// pg_control does not tell its name.
+func onlyVersion(location string) (string, error) {
+	found, err := filepath.Glob(filepath.Join(location, "PG_[0-9]*_[0-9]*"))
+	if err == nil && len(found) != 1 {
+		err = fmt.Errorf("which directory in %s is the cluster's is not known: there are %d", location, len(found))
+	}
+	if err != nil {
+		return "", err
+	}
+	return found[0], nil
+}
+
+// systemIDOfWAL gives the system identifier that all segments in a pg_wal have
+// in their first page (XLogLongPageHeaderData, xlog_internal.h), 0 if they do not
+// agree or there is none.
+func systemIDOfWAL(dir string) (id pg.SystemID) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return 0
+	}
+	for _, e := range entries {
+		if !pg.IsSegmentName(e.Name()) {
+			continue
+		}
+		head, err := readHead(filepath.Join(dir, e.Name()))
+		if err != nil || !ownHead(e.Name(), head) {
+			continue // recycled for later, perhaps never written
+		}
+		found := pg.SystemID(binary.LittleEndian.Uint64(head[24:]))
+		if id != 0 && found != id {
+			return 0
+		}
+		id = found
+	}
+	return id
+}
+
+// readHead reads the long page header of a segment file.
+func readHead(path string) (_ []byte, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	head := make([]byte, 40)
+	_, err = io.ReadFull(f, head)
+	return head, err
 }
 
 // inspectPlace looks at a directory outside of the target directory d.

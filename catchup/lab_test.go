@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -145,15 +144,16 @@ func (l *lab) start(t testing.TB, dir string) *pgtest.Cluster {
 // leader gives what Patroni's DCS and a look at the primary would tell.
 func (l *lab) leader(t testing.TB) *catchup.LeaderFacts {
 	t.Helper()
-	timeline, err := strconv.ParseUint(l.primary.Value(t, "SELECT timeline_id FROM pg_control_checkpoint()"), 10, 32)
+	// Not pg_control's: that has the new one only after a checkpoint.
+	timeline, err := pg.ParseTimeline(l.primary.Value(t, "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	h := pg.FirstTimeline()
 	if timeline > 1 {
-		content, err := os.ReadFile(filepath.Join(l.primary.DataDir, "pg_wal", pg.HistoryName(pg.Timeline(timeline))))
+		content, err := os.ReadFile(filepath.Join(l.primary.DataDir, "pg_wal", pg.HistoryName(timeline)))
 		if err == nil {
-			h, err = pg.ParseHistory(pg.Timeline(timeline), content)
+			h, err = pg.ParseHistory(timeline, content)
 		}
 		if err != nil {
 			t.Fatal(err)

@@ -71,6 +71,7 @@ type child struct {
 	Tablespaces map[string]string
 	WALDir      string
 	Command     string
+	Rung        catchup.RungName
 	Leader      *catchup.LeaderFacts
 }
 
@@ -80,7 +81,7 @@ func childRestore(ctx context.Context, r *repo.Repo, options string) error {
 		return err
 	}
 	f, err := catchup.Gather(ctx, catchup.GatherOptions{
-		Repo: r, Purpose: c.Purpose, Target: c.Target, Dir: c.Dir, Tablespaces: c.Tablespaces, WALDir: c.WALDir,
+		Repo: r, Purpose: c.Purpose, Target: c.Target, Dir: c.Dir, Tablespaces: c.Tablespaces, WALDir: c.WALDir, Rung: c.Rung,
 		Leader: func(context.Context) (*catchup.LeaderFacts, error) { return c.Leader, nil },
 	})
 	if err != nil {
@@ -90,7 +91,7 @@ func childRestore(ctx context.Context, r *repo.Repo, options string) error {
 	if err != nil {
 		return err
 	}
-	_, err = catchup.Run(ctx, p, catchup.RunOptions{Repo: r, RestoreCommand: c.Command})
+	_, err = catchup.Run(ctx, p, catchup.RunOptions{Repo: r, RestoreCommand: c.Command, Audit: true})
 	return err
 }
 

@@ -19,13 +19,18 @@ const (
 	stageName   = "stage"      // the data directory in the making
 	controlName = "pg_control" // put in place last
 	oldName     = "pg_control.old"
-	savedName   = "wal" // unarchived WAL of the data that was replaced
+	savedName   = "wal"     // unarchived WAL that could be kept nowhere else
+	changesName = "changes" // what is to be fetched into old data, see changes
+	asideName   = "control" // in the stage: pg_control as it was fetched, when a directory is converged
 )
 
 // workPath gives the path of something in dir's work directory.
 func workPath(dir string, name ...string) string {
 	return filepath.Join(append([]string{dir, workName}, name...)...)
 }
+
+// dataPath gives the path of something in the data directory.
+func dataPath(dir, name string) string { return filepath.Join(dir, filepath.FromSlash(name)) }
 
 // markerName is the file in a place that says whose it is; see mark.
 const markerName = ".pgtender"

@@ -11,27 +11,6 @@ import (
 	"github.com/pgtender/pgtender/internal/pg"
 )
 
-// RungName names a rung.
-type RungName string
-
-// The rungs, cheapest first.
-const (
-	Nothing     RungName = "nothing to do"
-	FullRestore RungName = "full restore"
-)
-
-// Rung is one way to make the directory valid.
-type Rung struct {
-	Name   RungName `json:"name"`
-	Open   bool     `json:"open"`
-	Reason string   `json:"reason"`      // why it is chosen or closed
-	Fetch  int64    `json:"fetch_bytes"` // from the repository, as stored
-	// Requests is how many objects or parts of objects are read, roughly.
-	Requests int64 `json:"requests"`
-	Write    int64 `json:"write_bytes"` // to the directory
-	Replay   int64 `json:"wal_bytes"`   // by the server afterwards, at most, as stored
-}
-
 // Verdict is what the plan says about one backup.
 type Verdict struct {
 	Backup repo.BackupID `json:"backup"`
@@ -52,11 +31,18 @@ type Plan struct {
 	Lineage archive.Lineage `json:"-"`
 	Cover   archive.Cover   `json:"-"`
 
-	Choice     RungName  `json:"choice"`
-	Rungs      []Rung    `json:"rungs"` // cheapest first
-	Resume     bool      `json:"resume,omitzero"`
-	Replace    bool      `json:"replace,omitzero"` // old data of the same cluster is removed first
-	Candidates []Verdict `json:"candidates"`       // newest first
+	Choice  RungName `json:"choice"`
+	Rungs   []Rung   `json:"rungs"` // cheapest first
+	Resume  bool     `json:"resume,omitzero"`
+	Replace bool     `json:"replace,omitzero"` // old data of the same cluster is removed first
+	// Local tells of old data, Lower from where on changes count where it is
+	// converged by block maps.
+	Local      *LocalFacts `json:"local,omitempty"`
+	Lower      pg.LSN      `json:"lower,omitzero"`
+	Candidates []Verdict   `json:"candidates"` // newest first
+
+	converge *Convergence // of ByMaps
+	flushed  pg.LSN       // by the leader
 }
 
 // RefusalError says why nothing is done. Permanent means that a retry mends
@@ -96,40 +82,14 @@ func Decide(f Facts) (Plan, error) {
 	if err := admitDir(f); err != nil {
 		return p, err
 	}
-	if err := p.chooseBackup(f); err != nil {
+	err := p.chooseBackup(f)
+	if err == nil {
+		err = p.admit(f)
+	}
+	if err != nil && !f.replayable() {
 		return p, err
 	}
-	if err := p.admit(f); err != nil {
-		return p, err
-	}
-	p.climb(f)
-	return p, nil
-}
-
-// climb fills in the ladder and chooses the lowest open rung.
-func (p *Plan) climb(f Facts) {
-	nothing := Rung{Name: Nothing, Reason: "the directory does not hold the backup"}
-	if f.Dir.State == DirFinished && !p.Replace {
-		nothing.Open, nothing.Reason = true, "an earlier run has done it all, and no server has run since"
-	}
-	full := Rung{
-		Name: FullRestore, Open: true, Reason: "the directory is empty",
-		Fetch: p.Backup.StoredBytes, Requests: p.Backup.StoredBytes/(8<<20) + p.Backup.Packs,
-		Write: p.Backup.Bytes, Replay: p.Cover.Bytes,
-	}
-	switch {
-	case p.Resume:
-		full.Reason = "an interrupted restore of the same backup goes on"
-	case p.Replace:
-		full.Reason = "the directory holds old data of this cluster, which is replaced"
-	case f.Dir.State == DirUnfinished:
-		full.Reason = fmt.Sprintf("an interrupted restore of backup %s is given up", f.Dir.Backup)
-	}
-	p.Rungs = []Rung{nothing, full}
-	p.Choice = FullRestore
-	if nothing.Open {
-		p.Choice = Nothing
-	}
+	return p, p.climb(f, err)
 }
 
 // chooseBackup takes the newest backup that serves, or the one asked for.
@@ -202,6 +162,9 @@ func unusable(f Facts, c Candidate) string {
 	if !c.Cover.Reaches(b.Stop.LSN) {
 		return fmt.Sprintf("the archive lacks %s, which it needs up to its end at %s", c.Cover.Missing.Name(b.SegmentSize), b.Stop.LSN)
 	}
+	if c.Unproved != "" {
+		return c.Unproved
+	}
 	return unreachable(f, c)
 }
 
@@ -266,9 +229,9 @@ func unfollowable(f Facts, c Candidate, short func(string) string) string {
 	}
 	// What the leader still has it streams. Its newest segment cannot be
 	// archived yet, since it is being written.
-	need, what := size.Start(size.SegmentOf(l.Flush)), "the leader's newest segment"
-	if l.Oldest != 0 && l.Oldest < need {
-		need, what = l.Oldest, "the oldest WAL that the leader still has, "+l.Oldest.String()
+	need, what := l.need(size), "the leader's newest segment"
+	if need == l.Oldest {
+		what = "the oldest WAL that the leader still has, " + l.Oldest.String()
 	}
 	if !c.Cover.Reaches(need) {
 		return short(what)

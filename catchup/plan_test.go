@@ -205,6 +205,13 @@ func TestOldDataIsReplacedOnlyForAReplica(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if p.Replace || p.Resume || p.Choice != catchup.ByHashes {
+		t.Errorf("plan %+v", p)
+	}
+	p, err = catchup.Decide(facts(replica, dir(catchup.DirFacts{State: catchup.DirData}), func(f *catchup.Facts) { f.Rung = catchup.FullRestore }))
+	if err != nil {
+		t.Fatal(err)
+	}
 	if !p.Replace || p.Resume || p.Choice != catchup.FullRestore {
 		t.Errorf("plan %+v", p)
 	}

@@ -16,6 +16,7 @@ type Progress struct {
 
 // The phases that are reported.
 const (
+	PhaseAudit     = "auditing old data"
 	PhaseRemoving  = "removing old data"
 	PhaseFiles     = "fetching files"
 	PhaseWAL       = "fetching WAL"
@@ -68,6 +69,13 @@ func (m *meter) add(n int64) {
 	if now := m.now(); now.Sub(m.last) >= reportEvery {
 		m.tell(now)
 	}
+}
+
+// grow adds to what the phase has to do.
+func (m *meter) grow(n int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.p.Total += n
 }
 
 // tell reports; the caller holds the lock.

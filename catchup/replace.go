@@ -4,14 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
-
-	"github.com/pgtender/pgtender/internal/durable"
 )
 
 // clear removes whatever lies where the backup shall go: nothing, what an
@@ -48,7 +44,7 @@ func (r *runner) clear(ctx context.Context) error {
 }
 
 func (r *runner) clearWork() error {
-	for _, name := range []string{stateName, journalName, controlName, oldName} {
+	for _, name := range []string{stateName, journalName, controlName, oldName, changesName} {
 		if err := r.files.Remove(workPath(r.dir(), name)); err != nil {
 			return fmt.Errorf("remove work files: %w", err)
 		}
@@ -106,7 +102,7 @@ func (r *runner) remove(ctx context.Context) error {
 			return fmt.Errorf("remove old data: %w", err)
 		}
 	}
-	for _, name := range []string{journalName, controlName, oldName} {
+	for _, name := range []string{journalName, controlName, oldName, changesName} {
 		if err := r.files.Remove(workPath(r.dir(), name)); err != nil {
 			return fmt.Errorf("remove work files: %w", err)
 		}
@@ -132,136 +128,4 @@ func (r *runner) checkPlaces() error {
 		}
 	}
 	return nil
-}
-
-// saveWAL keeps the WAL of old data that may be in no archive: what waits for
-// the archiver, and what was being written. It is pushed, or else kept in the
-// work directory, where it stays.
-func (r *runner) saveWAL(ctx context.Context) error {
-	dir := filepath.Join(r.dir(), "pg_wal")
-	names, err := unarchived(dir)
-	if err != nil {
-		return fmt.Errorf("look for unarchived WAL: %w", err)
-	}
-	for _, name := range names {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if err := r.save(ctx, filepath.Join(dir, name.file), name.complete); err != nil {
-			return err
-		}
-		if name.complete {
-			if err := r.files.Remove(filepath.Join(dir, "archive_status", name.file+".ready")); err != nil {
-				return fmt.Errorf("save unarchived WAL: %w", err)
-			}
-		}
-	}
-	return nil
-}
-
-func (r *runner) save(ctx context.Context, path string, complete bool) error {
-	if complete && r.opts.Archive != nil {
-		err := r.opts.Archive(ctx, path)
-		if err == nil {
-			r.log.InfoContext(ctx, "unarchived WAL of the old data was archived", "segment", filepath.Base(path))
-			return nil
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		r.log.WarnContext(ctx, "unarchived WAL of the old data could not be archived", "segment", filepath.Base(path), "error", err)
-	}
-	kept := workPath(r.dir(), savedName, filepath.Base(path))
-	if err := r.files.MkdirAll(filepath.Dir(kept), 0o700); err != nil {
-		return fmt.Errorf("save unarchived WAL: %w", err)
-	}
-	// It may lie on another file system than pg_wal.
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // .ready of a file that is gone; the archiver passes it over too
-	}
-	if err != nil {
-		return fmt.Errorf("save unarchived WAL: %w", err)
-	}
-	err = durable.FS{}.WriteFrom(kept, f, 0o600)
-	if err := errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("save unarchived WAL: %w", err)
-	}
-	r.result.Saved = append(r.result.Saved, kept)
-	r.log.WarnContext(ctx, "unarchived WAL of the old data is kept; remove it if nobody needs it", "file", kept)
-	return nil
-}
-
-// walFile is a file of pg_wal that may be nowhere else.
-type walFile struct {
-	file     string
-	complete bool // PostgreSQL offered it to the archiver
-}
-
-// unarchived lists the files of a pg_wal that are marked .ready, and the
-// segments with no mark at all that hold WAL of their own name: the one that
-// was being written. Segments recycled for later hold other addresses.
-func unarchived(dir string) ([]walFile, error) {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	status := map[string]string{}
-	marks, err := os.ReadDir(filepath.Join(dir, "archive_status"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	var out []walFile
-	for _, m := range marks {
-		name, mark, ok := cutLast(m.Name())
-		if !ok {
-			continue
-		}
-		status[name] = mark
-		if mark == "ready" {
-			out = append(out, walFile{name, true})
-		}
-	}
-	for _, e := range entries {
-		if status[e.Name()] != "" || !e.Type().IsRegular() {
-			continue
-		}
-		written, err := holdsOwnWAL(filepath.Join(dir, e.Name()))
-		if err != nil {
-			return nil, err
-		}
-		if written {
-			out = append(out, walFile{e.Name(), false})
-		}
-	}
-	return out, nil
-}
-
-func cutLast(name string) (before, after string, ok bool) {
-	i := strings.LastIndexByte(name, '.')
-	if i < 0 {
-		return "", "", false
-	}
-	return name[:i], name[i+1:], true
-}
-
-// holdsOwnWAL reports whether the first page of a segment file is that of the
-// segment it is named after.
-func holdsOwnWAL(path string) (_ bool, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return false, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	head := make([]byte, 40)
-	if _, err := io.ReadFull(f, head); err != nil {
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			return false, nil
-		}
-		return false, err
-	}
-	return ownHead(filepath.Base(path), head), nil
 }

@@ -54,7 +54,7 @@ func (r replaced) options(t *testing.T, archive func(context.Context, string) er
 	f := r.gather(t, catchup.GatherOptions{Purpose: catchup.Replica, Dir: r.old.DataDir, Leader: r.asLeader(t)})
 	from := f.Candidates[len(f.Candidates)-1].Backup.Tablespaces[0].Location
 	return catchup.ReplicaOptions{
-		Gather: catchup.GatherOptions{Repo: r.repo, Dir: r.old.DataDir, Leader: r.asLeader(t), Tablespaces: map[string]string{from: r.space}},
+		Gather: catchup.GatherOptions{Repo: r.repo, Dir: r.old.DataDir, Leader: r.asLeader(t), Tablespaces: map[string]string{from: r.space}, Rung: catchup.FullRestore},
 		Run:    catchup.RunOptions{Repo: r.repo, Archive: archive, Log: testLog(t, log...)},
 		Log:    testLog(t, log...),
 	}
@@ -72,7 +72,7 @@ func TestOldDataIsReplacedAndItsUnarchivedWALKept(t *testing.T) {
 	if err := catchup.CreateReplica(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
-	kept, err := filepath.Glob(filepath.Join(r.old.DataDir, ".pgtender", "*", "*"))
+	kept, err := filepath.Glob(filepath.Join(catchup.SavedWAL(r.old.DataDir), "*"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +154,7 @@ func TestAReplacementIsResumed(t *testing.T) {
 	for k := range o.Gather.Tablespaces {
 		from = k
 	}
-	c := child{Dir: r.old.DataDir, Purpose: catchup.Replica, Leader: r.leader(t), Tablespaces: map[string]string{from: r.space}}
+	c := child{Dir: r.old.DataDir, Purpose: catchup.Replica, Leader: r.leader(t), Tablespaces: map[string]string{from: r.space}, Rung: catchup.FullRestore}
 	killed := 0
 	for _, stage := range []string{".pgtender/pg_control.old", ".pgtender/stage", ".pgtender/stage/base", ".pgtender/journal"} {
 		cmd := r.command(t, "077", c)
@@ -198,7 +198,7 @@ func TestAReplacementIsResumed(t *testing.T) {
 	if err := catchup.CreateReplica(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
-	if kept, _ := filepath.Glob(filepath.Join(c.Dir, ".pgtender", "wal", "*")); len(kept) == 0 {
+	if kept, _ := filepath.Glob(filepath.Join(catchup.SavedWAL(c.Dir), "*")); len(kept) == 0 {
 		t.Error("unarchived WAL was not kept")
 	}
 	s := r.follow(t, c.Dir, nil)

@@ -42,9 +42,13 @@ func CreateReplica(ctx context.Context, o ReplicaOptions) error {
 		broken = map[repo.BackupID]error{}
 	}
 	suspect := map[repo.BackupID]bool{}
+	noMaps := o.Gather.NoMaps
 	return persist(ctx, log, func(ctx context.Context) (Facts, Result, error) {
-		o.Gather.Broken = maps.Clone(broken)
+		o.Gather.Broken, o.Gather.NoMaps = maps.Clone(broken), noMaps
 		f, r, err := o.attempt(ctx)
+		if errors.Is(err, ErrDoubt) {
+			noMaps = "an attempt has found that they do not fit: " + err.Error()
+		}
 		if damaged(err) {
 			// Once may have been the way here. A second time, another backup
 			// is taken, although what was fetched is lost.
@@ -54,8 +58,8 @@ func CreateReplica(ctx context.Context, o ReplicaOptions) error {
 			suspect[r.Backup] = true
 		}
 		if err == nil {
-			log.InfoContext(ctx, "replica restored", "backup", r.Backup, "files", r.Files, "bytes", r.Bytes,
-				"resumed_files", r.Resumed, "wal_segments", r.Segments, "duration", r.Duration)
+			log.InfoContext(ctx, "replica restored", "way", string(r.Rung), "backup", r.Backup, "files", r.Files, "bytes", r.Bytes,
+				"kept_files", r.Kept, "resumed_files", r.Resumed, "wal_segments", r.Segments, "duration", r.Duration)
 		}
 		return f, r, err
 	})
@@ -143,7 +147,7 @@ func RetryDecision(first Facts, err error, since, now time.Time) Retry {
 	waited := now.Sub(since)
 	r := Retry{Again: true, After: min(max(waited/4, time.Second), 30*time.Second)}
 	// A directory that could not be looked at may hold old data.
-	switch old := first.Dir.State != DirEmpty && first.Dir.State != DirUnfinished; {
+	switch old := first.Dir.State != DirEmpty && (first.Dir.State != DirUnfinished || first.Dir.precious()); {
 	case errors.As(err, &refusal) && refusal.Permanent:
 		r = Retry{Reason: "nothing was touched, and no retry mends this"}
 	case errors.Is(err, errTaken):

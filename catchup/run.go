@@ -29,9 +29,15 @@ type RunOptions struct {
 	Workers        int    // requests, decoders and writers; 0: as many as processors, 2 to 16
 	Member         string // this member's name, for the marker in the repository
 	// Archive pushes a WAL file of old data that was never archived, before
-	// that data is removed. nil, or an error: the file is kept in the
-	// directory .pgtender/wal.
+	// that data is removed. nil, or an error: the file is kept in [SavedWAL].
 	Archive func(ctx context.Context, path string) error
+	// Audit reads every page that converging by block maps would keep, and
+	// refuses to if one was changed later than is possible: a proof that no
+	// change was overlooked, at the price of reading the whole directory.
+	Audit bool
+	// Owner gets all files, if this process may give them away: whoever starts
+	// the server. Zero: the owner of the data directory, or of the one above.
+	Owner Owner
 	// Buffered writes large files through the page cache instead of past it.
 	Buffered bool
 	// Progress is called some times a second, by one goroutine at a time.
@@ -46,6 +52,7 @@ type Result struct {
 	Dir      string        `json:"directory"`
 	Rung     RungName      `json:"rung"`
 	Files    int64         `json:"files"`           // that were written
+	Kept     int64         `json:"kept_files"`      // that were right already
 	Bytes    int64         `json:"bytes"`           // that were written
 	Resumed  int64         `json:"resumed_files"`   // that an earlier run had written
 	Segments int           `json:"wal_segments"`    // put into pg_wal
@@ -84,7 +91,7 @@ func Run(ctx context.Context, p Plan, o RunOptions) (Result, error) {
 
 func (o *RunOptions) check(p *Plan) error {
 	switch {
-	case p.Backup.ID == 0 || p.Dir.Path == "" || p.Choice == "":
+	case p.Backup.ID == 0 && p.Choice != ByReplay || p.Dir.Path == "" || p.Choice == "":
 		return errors.New("run: this is no plan")
 	case p.Purpose != Replica && o.RestoreCommand == "":
 		return errors.New("run: a restore needs a restore_command")
@@ -116,8 +123,14 @@ func (r *runner) run(ctx context.Context) error {
 	if err := r.recheck(ctx); err != nil {
 		return err
 	}
-	if r.plan.Choice == Nothing {
+	switch r.plan.Choice {
+	case Nothing:
 		return r.clean()
+	case ByReplay:
+		if err := r.follow(ctx); err != nil {
+			return err
+		}
+		return r.give(r.dir())
 	}
 	host, err := os.Hostname()
 	if err != nil {
@@ -156,7 +169,7 @@ func (r *runner) recheck(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if now.State == DirForeign && was.State != DirForeign || now.Running || now.State != was.State || now.SystemID != was.SystemID || now.Backup != was.Backup {
+	if now.State == DirForeign && was.State != DirForeign || now.Running || now.State != was.State || now.SystemID != was.SystemID || now.Backup != was.Backup || now.Rung != was.Rung || now.control != was.control {
 		return finding.WithHint(fmt.Errorf("%s has changed since the plan was made: it was %s, now it is %s%s", was.Path, describe(was), describe(now), example(now)),
 			"see what else works on the directory, and try again")
 	}
@@ -186,12 +199,17 @@ func (r *runner) work(ctx context.Context) (err error) {
 	if err := r.manifest.Prove(ctx); err != nil {
 		return fmt.Errorf("prove that backup %s is complete: %w", r.plan.Backup.ID, err)
 	}
-	commit, err := r.prepare(ctx)
+	commit := false
+	if r.plan.Choice.inPlace() {
+		err = r.stageInPlace(ctx)
+	} else if commit, err = r.prepare(ctx); err == nil && !commit {
+		err = r.stage(ctx)
+	}
 	if err != nil {
 		return err
 	}
 	if !commit {
-		if err := r.stage(ctx); err != nil {
+		if err := r.give(r.dir()); err != nil {
 			return err
 		}
 	}
@@ -230,7 +248,7 @@ func (r *runner) prepare(ctx context.Context) (commit bool, err error) {
 	r.state = state{
 		Version: stateVersion, ID: rand.Text(), Phase: phaseStaging,
 		Purpose: r.plan.Purpose, Target: r.plan.Target, Scope: r.opts.Repo.Cluster().Scope,
-		SystemID: r.plan.Backup.SystemID, Backup: r.plan.Backup.ID, Places: r.plan.Places,
+		SystemID: r.plan.Backup.SystemID, Backup: r.plan.Backup.ID, Places: r.plan.Places, Old: r.state.Old,
 	}
 	if err := r.state.write(r.dir()); err != nil {
 		return false, fmt.Errorf("write state: %w", err)
@@ -274,7 +292,7 @@ func (r *runner) clean() error {
 			return fmt.Errorf("remove marker: %w", err)
 		}
 	}
-	for _, name := range []string{journalName, oldName, controlName} {
+	for _, name := range []string{journalName, oldName, controlName, changesName} {
 		if err := r.files.Remove(workPath(r.dir(), name)); err != nil {
 			return fmt.Errorf("remove work files: %w", err)
 		}

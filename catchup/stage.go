@@ -3,12 +3,7 @@ package catchup
 import (
 	"context"
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"iter"
-	"slices"
-	"strings"
-	"sync/atomic"
 
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/pg"
@@ -24,6 +19,11 @@ func (r *runner) stage(ctx context.Context) (err error) {
 	if err := r.fetch(ctx); err != nil {
 		return err
 	}
+	return r.rest(ctx)
+}
+
+// rest brings what is not a file of the backup.
+func (r *runner) rest(ctx context.Context) error {
 	if err := r.fetchWAL(ctx); err != nil {
 		return err
 	}
@@ -36,45 +36,9 @@ func (r *runner) stage(ctx context.Context) (err error) {
 
 // fetch brings the files of the backup.
 func (r *runner) fetch(ctx context.Context) error {
-	j, err := openJournal(r.dir(), r.state.ID, r.tree)
-	if err != nil {
-		return err
-	}
-	w := newWriter(r.tree, r.plan.Backup.BlockSize, r.opts.Workers)
-	if r.opts.Buffered {
-		w.buffered.Store(true)
-	}
-	var wrote atomic.Int64
-	w.wrote = func(n int) {
-		wrote.Add(int64(n))
-		r.meter.add(int64(n))
-	}
-	w.done = func(o *output) error {
-		return j.add(item{o.entry.File, o.entry.Path, o.entry.Size})
-	}
-	r.meter.phase(PhaseFiles, r.plan.Backup.Bytes)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	ctx = j.start(ctx)
-	err = w.run(ctx, func(ctx context.Context) error {
-		return r.manifest.Fetch(ctx, r.manifest.Locate(ctx, r.wants(ctx, j, w)), repo.FetchOptions{Workers: r.opts.Workers}, w.write)
+	return r.bring(ctx, r.plan.Backup.Bytes, func(ctx context.Context, j *journal, w *writer) iter.Seq2[repo.Read, error] {
+		return r.manifest.Locate(ctx, r.wants(ctx, j, w))
 	})
-	if err != nil {
-		cancel()
-	}
-	if syncErr := j.finish(); syncErr != nil && !errors.Is(syncErr, context.Canceled) {
-		err = syncErr // it ended the fetch, or came after it
-	}
-	err = errors.Join(err, j.close())
-	r.result.Files += j.noted
-	r.result.Bytes += wrote.Load()
-	if err != nil {
-		return fmt.Errorf("restore backup %s: %w", r.plan.Backup.ID, err)
-	}
-	if name := w.left(); name != "" {
-		return fmt.Errorf("restore backup %s: %s is not whole, although the backup was read to its end", r.plan.Backup.ID, name)
-	}
-	return nil
 }
 
 // wants goes through the backup's files. Directories and empty files are made
@@ -99,26 +63,17 @@ func (r *runner) wants(ctx context.Context, j *journal, w *writer) iter.Seq2[rep
 // want reports whether the content of an entry is to be fetched.
 func (r *runner) want(e *repo.Entry, j *journal, w *writer) (bool, error) {
 	switch {
-	case slices.Contains(strings.Split(e.Path, "/"), workName):
-		return false, nil // of a restore of the source, which was a member once
+	case notRestored(e.Path):
+		return false, nil
 	case e.Dir:
 		return false, r.tree.mkdir(e.Path, e.Mode)
-	case isSignal(e.Path):
-		return false, nil
 	case j.done[e.File] && r.tree.size(e.Path) == e.Size:
 		r.meter.add(e.Size)
 		r.result.Resumed++
 		return false, nil
 	}
 	if e.Size == 0 {
-		f, err := r.tree.create(e.Path, e.Mode)
-		if err != nil {
-			return false, err
-		}
-		if err := f.Close(); err != nil {
-			return false, fmt.Errorf("create %s: %w", e.Path, err)
-		}
-		return false, j.add(item{e.File, e.Path, 0})
+		return false, r.empty(e, j)
 	}
 	return true, w.add(*e)
 }

@@ -20,6 +20,7 @@ type phase string
 const (
 	phaseReplacing  phase = "replacing"  // old data is being removed; the directory cannot start
 	phaseStaging    phase = "staging"    // files arrive below the stage
+	phaseConverging phase = "converging" // pages arrive in old data; the directory cannot start
 	phaseCommitting phase = "committing" // all is staged and synced, and is being moved into place
 )
 
@@ -39,6 +40,15 @@ type state struct {
 	// Control is the digest of the pg_control that is put in place last: as
 	// long as the directory has it, no server has run there.
 	Control repo.Digest `json:"control,omitzero"`
+
+	// Of a run that converges old data. What the run started from is kept, since
+	// nothing in the directory tells it any more.
+	Rung       RungName    `json:"rung,omitempty"`
+	Lower      pg.LSN      `json:"lower,omitzero"`       // changes from here on count
+	Redo       pg.LSN      `json:"redo,omitzero"`        // of the old data
+	Fork       pg.LSN      `json:"fork,omitzero"`        // where its history left the leader's
+	Changes    repo.Digest `json:"changes,omitzero"`     // of the file of this name
+	OldControl repo.Digest `json:"old_control,omitzero"` // of the pg_control that is parked
 }
 
 const stateVersion = 1
@@ -56,8 +66,10 @@ func parseState(b []byte) (state, error) {
 	switch {
 	case s.Version != stateVersion:
 		return state{}, fmt.Errorf("%w: version %d, not %d", errState, s.Version, stateVersion)
-	case s.Phase != phaseReplacing && s.Phase != phaseStaging && s.Phase != phaseCommitting:
+	case s.Phase != phaseReplacing && s.Phase != phaseStaging && s.Phase != phaseConverging && s.Phase != phaseCommitting:
 		return state{}, fmt.Errorf("%w: phase %q", errState, s.Phase)
+	case s.Phase == phaseConverging && (!s.Rung.inPlace() || s.Changes.IsZero()):
+		return state{}, fmt.Errorf("%w: it does not say what is converged", errState)
 	case s.ID == "" || s.SystemID == 0 || s.Backup == 0:
 		return state{}, fmt.Errorf("%w: run, cluster or backup is not named", errState)
 	}

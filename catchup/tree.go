@@ -3,6 +3,7 @@ package catchup
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -10,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/durable"
 	"github.com/pgtender/pgtender/internal/pg"
 )
@@ -19,7 +21,8 @@ import (
 // from the root: if somebody removes a directory under the run, what is written
 // afterwards fails instead of turning up in a directory of the same name.
 type tree struct {
-	stage   *os.Root
+	stage   *os.Root            // in place: the data directory itself
+	aside   *os.Root            // in place: where pg_control goes; nil: into the stage
 	spaces  map[uint32]*os.Root // by OID: the directory named after the version
 	wal     *os.Root            // where pg_wal leads; nil if it is in the stage
 	version string
@@ -51,6 +54,39 @@ func openTree(p *Plan) (_ *tree, err error) {
 	return t, nil
 }
 
+// openInPlace opens a data directory to be converged, with the directories
+// outside of it that exist. The new pg_control goes to aside; "" is for looking
+// only.
+func openInPlace(dir, aside string, places []Place, b *repo.Backup) (_ *tree, err error) {
+	t := &tree{spaces: map[uint32]*os.Root{}, version: pg.TablespaceVersionDir(b.Major(), b.CatalogVersion), mode: 0o700}
+	defer func() {
+		if err != nil {
+			t.close()
+		}
+	}()
+	if t.stage, err = os.OpenRoot(dir); err != nil {
+		return nil, fmt.Errorf("open data directory: %w", err)
+	}
+	if aside != "" {
+		if t.aside, err = os.OpenRoot(aside); err != nil {
+			return nil, fmt.Errorf("open stage: %w", err)
+		}
+	}
+	for _, place := range places {
+		root, err := os.OpenRoot(place.Path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && aside == "":
+		case err != nil:
+			return nil, fmt.Errorf("open directory of the cluster's: %w", err)
+		case place.OID == 0:
+			t.wal = root
+		default:
+			t.spaces[place.OID] = root
+		}
+	}
+	return t, nil
+}
+
 func (t *tree) close() {
 	for _, r := range t.roots() {
 		if r != nil {
@@ -62,6 +98,9 @@ func (t *tree) close() {
 // find says where a path of the backup goes. The root is nil for a
 // tablespace's link, which is not made before the end.
 func (t *tree) find(name string) (root *os.Root, rel string, err error) {
+	if name == pg.ControlPath && t.aside != nil {
+		return t.aside, asideName, nil
+	}
 	if rest, ok := strings.CutPrefix(name+"/", "pg_wal/"); ok && t.wal != nil {
 		return t.wal, path.Join(".", rest), nil
 	}
@@ -133,6 +172,52 @@ func (t *tree) create(name string, mode fs.FileMode) (*os.File, error) {
 	return f, nil
 }
 
+// grow opens a file of the directory's without emptying it, or makes it, and
+// gives it a size.
+func (t *tree) grow(name string, mode fs.FileMode, size int64) (err error) {
+	root, rel, err := t.find(name)
+	if err != nil {
+		return err
+	}
+	if root == nil {
+		return fmt.Errorf("the backup holds a file %s in place of a tablespace's link", name)
+	}
+	f, err := root.OpenFile(rel, os.O_WRONLY|os.O_CREATE, fileMode(mode))
+	if err != nil {
+		return fmt.Errorf("open %s: %w", name, err)
+	}
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+	case info.Size() < size && size >= reserveFrom:
+		err = reserve(f, size)
+	case info.Size() != size:
+		err = f.Truncate(size)
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("set the size of %s: %w", name, err)
+	}
+	return nil
+}
+
+// equal reports whether the directory's file has the content of an entry with a
+// digest.
+func (t *tree) equal(e *repo.Entry) (_ bool, err error) {
+	if e.Size == 0 || e.Digest.IsZero() {
+		return e.Size == 0, nil
+	}
+	f, err := t.open(e.Path, os.O_RDONLY)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	d := repo.NewDigester()
+	if _, err := io.Copy(d, f); err != nil {
+		return false, fmt.Errorf("read %s: %w", e.Path, err)
+	}
+	return d.Digest() == e.Digest, nil
+}
+
 // open opens a file that create has made.
 func (t *tree) open(name string, flag int) (*os.File, error) {
 	root, rel, err := t.find(name)
@@ -182,6 +267,9 @@ func (t *tree) syncDirs() error {
 
 func (t *tree) roots() []*os.Root {
 	roots := []*os.Root{t.stage}
+	if t.aside != nil {
+		roots = append(roots, t.aside)
+	}
 	if t.wal != nil {
 		roots = append(roots, t.wal)
 	}

@@ -54,7 +54,7 @@ func (r *runner) fetchWAL(ctx context.Context) error {
 
 // makeWAL makes pg_wal, and gives its path: in the stage, or where it leads.
 func (r *runner) makeWAL() (string, error) {
-	dir := stagePath(r.dir(), "pg_wal")
+	dir := r.at("pg_wal")
 	if r.plan.WALLink != "" {
 		if err := relink(r.plan.WALLink, dir); err != nil {
 			return "", fmt.Errorf("make pg_wal: %w", err)

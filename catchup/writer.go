@@ -51,6 +51,7 @@ type writer struct {
 // output is one file on its way.
 type output struct {
 	entry repo.Entry
+	want  int64 // bytes that are to arrive
 	// Guarded by writer.mu.
 	arrived int64 // bytes
 	pending int   // chunks being written, or held by somebody who copies into them
@@ -133,10 +134,27 @@ func (w *writer) add(e repo.Entry) error {
 			return fmt.Errorf("create %s: %w", e.Path, err)
 		}
 	}
+	w.await(e, e.Size)
+	return nil
+}
+
+func (w *writer) await(e repo.Entry, want int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.outputs[int64(e.File)] = &output{entry: e, chunks: map[int64]*chunk{}}
-	return nil
+	w.outputs[int64(e.File)] = &output{entry: e, want: want, chunks: map[int64]*chunk{}}
+}
+
+// addPart awaits so many bytes of a file that is there already, and gives it its
+// size. Where that was all, it reports false: the file is whole.
+func (w *writer) addPart(e repo.Entry, want int64) (bool, error) {
+	if err := w.tree.grow(e.Path, e.Mode, e.Size); err != nil {
+		return false, err
+	}
+	if want == 0 {
+		return false, w.done(&output{entry: e})
+	}
+	w.await(e, want)
+	return true, nil
 }
 
 // write is what a fetch calls.
@@ -242,7 +260,7 @@ func (w *writer) give(c *chunk, from, n int) []*chunk {
 	c.note(from, from+n)
 	o.arrived += int64(n)
 	var out []*chunk
-	if o.arrived == o.entry.Size {
+	if o.arrived == o.want {
 		for _, c := range o.chunks {
 			out = append(out, c)
 		}
@@ -279,7 +297,7 @@ func (w *writer) flush(c *chunk) error {
 	}
 	w.mu.Lock()
 	o.pending--
-	last := o.pending == 0 && o.arrived == o.entry.Size
+	last := o.pending == 0 && o.arrived == o.want
 	w.mu.Unlock()
 	if !last {
 		return nil

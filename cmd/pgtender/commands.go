@@ -15,6 +15,7 @@ func (a *app) commands() []*cobra.Command {
 		a.annotateCmd(),
 		a.restoreCmd(),
 		a.createReplicaCmd(),
+		a.catchupCmd(),
 		a.bootstrapCmd(),
 		a.walCmd(),
 		a.adoptCmd(),

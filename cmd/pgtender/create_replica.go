@@ -25,7 +25,9 @@ type replicaFlags struct {
 	backup      string
 	tablespaces []string
 	waldir      string
+	way         string
 	plan        bool
+	audit       bool
 }
 
 func (a *app) createReplicaCmd() *cobra.Command {
@@ -34,7 +36,8 @@ func (a *app) createReplicaCmd() *cobra.Command {
 		Use:   "create-replica",
 		Short: "Build this member's data directory, as Patroni's create_replica_methods",
 		Long: `Builds the data directory of a new replica, or rebuilds that of an old one, from
-the repository. That a backup and the archived WAL lead to what the leader still
+the repository. Old data, which Patroni hands over with keep_data: true, is made
+valid in place by the cheapest safe way: see catchup. That a backup and the archived WAL lead to what the leader still
 has is proved before anything is touched.
 
 Patroni passes --scope, --role, --datadir and --connstring, and the keys of the
@@ -55,6 +58,8 @@ JSON keys with --plan: those of restore.`,
 	fl.StringVar(&f.backup, "backup", "", "restore the backup `ID` instead of the newest that serves")
 	fl.StringArrayVar(&f.tablespaces, "tablespace", nil, "put the tablespace at OLD into NEW, as `OLD=NEW`; may be repeated")
 	fl.StringVar(&f.waldir, "waldir", "", "make pg_wal a link to `DIRECTORY`")
+	fl.StringVar(&f.way, "way", "", "insist on one `WAY` to treat old data: replay, maps, hashes or full; see catchup")
+	fl.BoolVar(&f.audit, "audit", false, "with block maps, read every page that is kept and prove that it is old enough")
 	fl.BoolVar(&f.plan, "plan", false, "say what would be done and why, and do nothing")
 	return cmd
 }
@@ -99,6 +104,7 @@ func (a *app) createReplica(ctx context.Context, n *node, call hook.Call, f repl
 		Gather: gather,
 		Run: catchup.RunOptions{
 			Repo: r, Workers: n.Restore.Workers, Member: n.member(), Archive: n.archiveOld(r),
+			Audit:    f.audit,
 			Progress: func(p catchup.Progress) { m.report(p.Phase, p.Done, p.Total) }, Log: n.log,
 		},
 		Planned: n.tellPlan, Log: n.log,
@@ -121,6 +127,12 @@ func (f *replicaFlags) options(n *node, call hook.Call) (catchup.GatherOptions, 
 	if f.backup != "" {
 		if o.Backup, err = repo.ParseBackupID(f.backup); err != nil {
 			return o, usagef("--backup: %w", err)
+		}
+	}
+	if f.way != "" {
+		var ok bool
+		if o.Rung, ok = ways[f.way]; !ok {
+			return o, usagef("--way %q is none of replay, maps, hashes, full", f.way)
 		}
 	}
 	o.Tablespaces, err = tablespaceMap(f.tablespaces)
@@ -195,8 +207,14 @@ func (n *node) tellPlan(p catchup.Plan) {
 	for _, rung := range p.Rungs {
 		if rung.Name == p.Choice {
 			n.log.Info("plan", "way", string(rung.Name), "reason", rung.Reason, "backup", p.Backup.ID.String(), "timeline", p.Timeline.String(),
-				"fetch", size(rung.Fetch), "write", size(rung.Write), "replay", size(rung.Replay))
+				"seconds", rung.Seconds, "fetch", size(rung.Fetch), "write", size(rung.Write), "replay", size(rung.Replay))
+		} else if !rung.Open && p.Local != nil {
+			n.log.Info("way is closed", "way", string(rung.Name), "reason", rung.Reason)
 		}
+	}
+	if l := p.Local; l != nil && l.Lost != nil {
+		n.log.Warn("what only this member has is given up", "commits", l.Lost.Commits, "timeline", l.Lost.Timeline.String(),
+			"from", l.Lost.From.String(), "to", l.Lost.To.String(), "first", l.Lost.First, "last", l.Lost.Last, "uncounted", l.Lost.Uncounted)
 	}
 }
 

@@ -36,6 +36,7 @@ func TestJSONKeysAreStable(t *testing.T) {
 		"delete":         new(deletion),
 		"pin":            new(pinned),
 		"annotate":       new(annotated),
+		"catchup member": new(caughtUp),
 	} {
 		for _, key := range keysOf(t, v) {
 			got = append(got, command+": "+key)

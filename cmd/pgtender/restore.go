@@ -199,19 +199,39 @@ func (a *app) printPlan(r restoreResult) error {
 	}
 	table(a.out, rows)
 	fmt.Fprintln(a.out)
-	rows = [][]string{{"", "WAY", "FETCH", "REQUESTS", "WRITE", "REPLAY", "WHY"}}
+	if p.Local != nil {
+		printLocal(a.out, p.Local)
+	}
+	rows = [][]string{{"", "WAY", "FETCH", "REQUESTS", "WRITE", "REPLAY", "SECONDS", "WHY"}}
 	for _, rung := range p.Rungs {
 		mark := " "
 		if rung.Name == p.Choice {
 			mark = "*"
 		}
-		rows = append(rows, []string{mark, string(rung.Name), size(rung.Fetch), fmt.Sprint(rung.Requests), size(rung.Write), size(rung.Replay), rung.Reason})
+		rows = append(rows, []string{mark, string(rung.Name), size(rung.Fetch), fmt.Sprint(rung.Requests), size(rung.Write), size(rung.Replay), fmt.Sprint(rung.Seconds), rung.Reason})
 	}
 	table(a.out, rows)
 	for _, place := range p.Places {
 		fmt.Fprintf(a.out, "also written: %s\n", place.Path)
 	}
 	return nil
+}
+
+// printLocal tells of old data.
+func printLocal(w io.Writer, l *catchup.LocalFacts) {
+	if l.Unknown != "" {
+		fmt.Fprintf(w, "old data: %s\n\n", l.Unknown)
+		return
+	}
+	fmt.Fprintf(w, "old data: %s on timeline %s, redo %s, goes to %s", l.StateAs, l.Timeline, l.Redo, l.End)
+	if l.Diverged {
+		fmt.Fprintf(w, ", has left the leader's history at %s", l.Fork)
+	}
+	fmt.Fprintln(w)
+	if l.Lost != nil {
+		fmt.Fprintf(w, "only it has: %s\n", l.Lost)
+	}
+	fmt.Fprintln(w)
 }
 
 func printRestored(w io.Writer, p catchup.Plan, r catchup.Result) {

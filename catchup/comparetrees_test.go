@@ -1,0 +1,186 @@
+package catchup_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/bits"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/pgtender/pgtender/internal/pg"
+)
+
+// differences is what compareTrees finds.
+type differences struct {
+	wrong        []string
+	equal, hints int // pages of main forks
+}
+
+const blockSize = 8192
+
+// mainFork matches the file of a relation's main fork.
+var mainFork = regexp.MustCompile(`(^|/)(base/\d+|global|PG_\d+_\d+/\d+)/\d+(\.\d+)?$`)
+
+// own reports whether a path at the top of a data directory is the operator's, or
+// differs between any two.
+func own(path string) bool {
+	top, _, below := strings.Cut(path, "/")
+	switch {
+	case top == ".pgtender" || top == "postgresql.auto.conf" || top == "tablespace_map":
+		return true
+	case below:
+		return false
+	}
+	return strings.HasSuffix(top, ".conf") || strings.HasSuffix(top, ".log") || top == "log" || top == "logfile"
+}
+
+// compareTrees compares a converged data directory with a restored one. Links
+// are followed: tablespaces lie elsewhere in each.
+func compareTrees(got, want string) (differences, error) {
+	var d differences
+	a, err := files(got)
+	if err != nil {
+		return d, err
+	}
+	b, err := files(want)
+	if err != nil {
+		return d, err
+	}
+	for name := range a {
+		if _, ok := b[name]; !ok && !own(name) {
+			d.wrong = append(d.wrong, name+" is there, and not in a restore")
+		}
+	}
+	for name, path := range b {
+		if own(name) {
+			continue
+		}
+		mine, ok := a[name]
+		if !ok {
+			d.wrong = append(d.wrong, name+" is missing")
+			continue
+		}
+		if err := d.file(name, mine, path); err != nil {
+			return d, err
+		}
+	}
+	return d, nil
+}
+
+func (d *differences) file(name, mine, theirs string) error {
+	x, err := os.ReadFile(mine)
+	if err != nil {
+		return err
+	}
+	y, err := os.ReadFile(theirs)
+	if err != nil {
+		return err
+	}
+	switch {
+	case len(x) != len(y):
+		d.wrong = append(d.wrong, fmt.Sprintf("%s has %d bytes, not %d", name, len(x), len(y)))
+	case !mainFork.MatchString(name):
+		if !bytes.Equal(x, y) {
+			d.wrong = append(d.wrong, name+" differs")
+		}
+	default:
+		for at := 0; at < len(x); at += blockSize {
+			p, q := x[at:at+blockSize], y[at:at+blockSize]
+			switch {
+			case bytes.Equal(p, q):
+				d.equal++
+			case onlyHints(p, q):
+				d.hints++
+			default:
+				d.wrong = append(d.wrong, fmt.Sprintf("page %d of %s differs: %s, not %s", at/blockSize, name, pg.Page(p).LSN(), pg.Page(q).LSN())+explain(p, q))
+			}
+		}
+	}
+	return nil
+}
+
+// onlyHints reports whether two pages differ in nothing but hints: checksum,
+// flags and prune xid of the header, single bits of what follows (infomask bits of
+// tuples, dead line pointers), and the free space in the middle, which a full page
+// image leaves out.
+func onlyHints(p, q []byte) bool {
+	if pg.Page(p).LSN() != pg.Page(q).LSN() {
+		return false
+	}
+	if deletedGIN(p) && deletedGIN(q) {
+		return true // replay does not bring back what was in it (ginRedoDeleteListPages)
+	}
+	if !bytes.Equal(p[12:20], q[12:20]) {
+		return false
+	}
+	if binary.LittleEndian.Uint32(p[24:]) == spgistMeta {
+		// Its cache of pages with room is written without WAL (SpGistUpdateMetaPage).
+		return bytes.Equal(p[92:], q[92:])
+	}
+	lower, upper := int(pg.Page(p).Lower()), int(pg.Page(p).Upper())
+	for i := 24; i < len(p); i++ {
+		if lower <= i && i < upper {
+			continue
+		}
+		if n := bits.OnesCount8(p[i] ^ q[i]); n > 2 {
+			return false
+		}
+	}
+	return true
+}
+
+const spgistMeta = 0xBA0BABEE // SPGIST_MAGIC_NUMBER, access/spgist_private.h
+
+// deletedGIN reports whether a page has GIN's special space with the flag
+// GIN_DELETED (access/ginblock.h).
+func deletedGIN(p []byte) bool {
+	return pg.Page(p).Special() == blockSize-8 && binary.LittleEndian.Uint16(p[blockSize-2:])&(1<<2) != 0
+}
+
+// files lists the files of a data directory by their names in it.
+func files(dir string) (map[string]string, error) {
+	out := map[string]string{}
+	var walk func(at, name string) error
+	walk = func(at, name string) error {
+		entries, err := os.ReadDir(at)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			path, in := filepath.Join(at, e.Name()), filepath.Join(name, e.Name())
+			info, err := os.Stat(path)
+			if errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("%s leads nowhere", path)
+			}
+			if err != nil {
+				return err
+			}
+			if info.IsDir() {
+				err = walk(path, in)
+			} else {
+				out[in] = path
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return out, walk(dir, "")
+}
+
+// explain shows where two pages differ.
+func explain(p, q []byte) string {
+	var b strings.Builder
+	for i := range p {
+		if p[i] != q[i] && b.Len() < 200 {
+			fmt.Fprintf(&b, " %d:%02x/%02x", i, p[i], q[i])
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,137 @@
+package catchup
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/internal/pg/wal"
+)
+
+// cost finds out what the pages that changes names cost, through the backup's
+// page maps. Files that are compared before they are fetched count as fetched.
+func (f *Facts) cost(ctx context.Context, r *repo.Repo, c *Candidate, changes *wal.BlockMap) (Cost, error) {
+	m, err := r.OpenManifest(ctx, c.ID)
+	if err != nil {
+		return Cost{}, fmt.Errorf("open backup %s: %w", c.ID, err)
+	}
+	t, err := openInPlace(f.Dir.Path, "", f.places(&c.Backup), &c.Backup)
+	if err != nil {
+		return Cost{}, err
+	}
+	defer t.close()
+	d, err := newDelta(t, &c.Backup, f.Local.control.RelSegBlocks, changes, nil)
+	if err != nil {
+		return Cost{}, err
+	}
+	out := Cost{Requests: int64(len(m.Packs)/4096 + 2)}
+	k := counter{cost: &out}
+	for read, err := range m.Locate(ctx, d.wants(m.Entries(ctx), &out)) {
+		if err != nil {
+			return Cost{}, fmt.Errorf("cost backup %s: %w", c.ID, err)
+		}
+		k.add(read)
+	}
+	k.flush()
+	return out, nil
+}
+
+// wants gives what would be fetched, and counts what would be written.
+func (d *delta) wants(entries iter.Seq2[repo.Entry, error], c *Cost) iter.Seq2[repo.Want, error] {
+	return func(yield func(repo.Want, error) bool) {
+		for e, err := range entries {
+			if err != nil {
+				yield(repo.Want{}, err)
+				return
+			}
+			if e.Dir || notRestored(e.Path) {
+				continue
+			}
+			s := d.of(&e)
+			if s.kind == stepKeep || s.kind == stepPages && s.want == 0 && s.size == e.Size {
+				continue
+			}
+			c.Files++
+			c.Write += s.want
+			if s.kind == stepPages {
+				c.Pages += s.want / d.blockSize
+			}
+			if s.want > 0 && !yield(repo.Want{Tag: int64(e.File), Entry: e, Pages: s.wanting()}, nil) {
+				return
+			}
+		}
+	}
+}
+
+// notRestored reports whether a file of a backup has no place in any directory:
+// what a run left on the source, which was a member once, and what decides how a
+// server starts.
+func notRestored(path string) bool {
+	return slices.Contains(strings.Split(path, "/"), workName) || isSignal(path)
+}
+
+// counter counts requests as a fetch would make them: neighbours are read
+// together.
+type counter struct {
+	cost   *Cost
+	window []repo.Read
+}
+
+const (
+	countWindow = 16384
+	countGap    = 64 << 10
+	countRange  = 8 << 20
+)
+
+func (k *counter) add(r repo.Read) {
+	if k.window = append(k.window, r); len(k.window) == countWindow {
+		k.flush()
+	}
+}
+
+func (k *counter) flush() {
+	slices.SortFunc(k.window, func(a, b repo.Read) int {
+		return cmp.Or(cmp.Compare(a.Backup, b.Backup), cmp.Compare(a.Pack, b.Pack), cmp.Compare(a.Offset, b.Offset))
+	})
+	var start, end uint64
+	var last repo.PackRef
+	for _, r := range k.window {
+		in, next := repo.PackRef{Backup: r.Backup, Number: r.Pack}, r.Offset+uint64(r.Length)
+		if in != last || r.Offset > end+countGap || next-start > countRange {
+			k.cost.Requests++
+			k.cost.Fetch += int64(r.Length)
+			last, start, end = in, r.Offset, next
+			continue
+		}
+		if next > end {
+			k.cost.Fetch += int64(next - end) // what lies between is read too
+			end = next
+		}
+	}
+	k.window = k.window[:0]
+}
+
+// What a plan's seconds rest on. They only have to be right about which way is
+// the shorter one.
+const (
+	fetchRate    = 100 << 20 // bytes a second from the repository
+	writeRate    = 200 << 20
+	readRate     = 400 << 20 // from the local disk
+	replayRate   = 30 << 20  // of archived WAL, as stored
+	requestTime  = 30 * time.Millisecond
+	parallelism  = 8
+	startingTime = 2 * time.Second
+)
+
+// estimate fills in how long a rung takes, with so many bytes read from the
+// directory itself.
+func (r *Rung) estimate(read int64) {
+	seconds := float64(r.Fetch)/fetchRate + float64(r.Write)/writeRate + float64(read)/readRate + float64(r.Replay)/replayRate +
+		float64(r.Requests)*requestTime.Seconds()/parallelism + startingTime.Seconds()
+	r.Seconds = int64(seconds + 0.5)
+}

@@ -1,0 +1,127 @@
+package catchup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/pgtender/pgtender/backup/archive"
+	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/internal/pg"
+)
+
+// ReplayFacts say whether WAL alone makes old data follow the leader.
+type ReplayFacts struct {
+	Closed string `json:"closed,omitempty"` // why not
+	Bytes  int64  `json:"bytes,omitzero"`   // of archived WAL, as stored, at most
+}
+
+// replay finds out whether WAL leads from the directory to what the leader has.
+func (f *Facts) replay(ctx context.Context, r *repo.Repo) (*ReplayFacts, error) {
+	l, leader := f.Local, f.Leader
+	if l.Unknown == "" && !l.Diverged && l.Timeline == leader.History.Timeline && l.End > leader.Flush {
+		l.Unknown = fmt.Sprintf("it goes on to %s on the leader's timeline, and the leader only to %s", l.End, leader.Flush)
+	}
+	switch {
+	case l.Unknown != "":
+		return &ReplayFacts{Closed: l.Unknown}, nil
+	case l.Diverged:
+		return &ReplayFacts{Closed: fmt.Sprintf("it went on to %s on timeline %s, which the leader's history left at %s", l.End, l.Timeline, l.Fork)}, nil
+	}
+	size := l.control.SegmentSize
+	cover, err := archive.Coverage(ctx, r, leader.History, size, l.Redo)
+	if err != nil {
+		return nil, fmt.Errorf("see what the archive holds from %s on: %w", l.Redo, err)
+	}
+	out := &ReplayFacts{Bytes: cover.Bytes}
+	at, need, asked := size.Start(size.SegmentOf(l.Redo)), leader.need(size), cover.Until
+	for at < need {
+		here, err := f.holds(leader.History, size, size.SegmentOf(at))
+		switch {
+		case err != nil:
+			return nil, err
+		case cover.Until > at:
+			at = cover.Until
+		case here:
+			at += pg.LSN(size)
+		case at == asked:
+			missing := pg.Segment{Timeline: archive.SegmentTimeline(leader.History, size, size.SegmentOf(at)), Number: size.SegmentOf(at)}
+			out.Closed = fmt.Sprintf("%s is neither in pg_wal nor archived, and the leader has WAL from %s on", missing.Name(size), need)
+			return out, nil
+		default:
+			if cover, err = archive.Coverage(ctx, r, leader.History, size, at); err != nil {
+				return nil, fmt.Errorf("see what the archive holds from %s on: %w", at, err)
+			}
+			asked = at
+			out.Bytes += cover.Bytes
+		}
+	}
+	return out, nil
+}
+
+// holds reports whether pg_wal has the segment as recovery would read it.
+func (f *Facts) holds(h pg.History, size pg.SegmentSize, n pg.SegmentNumber) (bool, error) {
+	name := pg.Segment{Timeline: archive.SegmentTimeline(h, size, n), Number: n}.Name(size)
+	own, err := holdsOwnWAL(filepath.Join(f.Dir.Path, "pg_wal", name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look at pg_wal: %w", err)
+	}
+	return own, nil
+}
+
+// follow makes a standby of old data that WAL alone brings up to the leader. Not
+// a byte of the data is changed.
+func (r *runner) follow(ctx context.Context) error {
+	dir := r.at("pg_wal")
+	if err := r.histories(ctx, dir); err != nil {
+		return err
+	}
+	if err := r.leaveBranches(ctx, dir); err != nil {
+		return err
+	}
+	for _, name := range []string{"recovery.signal", "promote"} {
+		if err := r.files.Remove(r.at(name)); err != nil {
+			return fmt.Errorf("remove %s: %w", name, err)
+		}
+	}
+	return r.settings()
+}
+
+// leaveBranches takes WAL out of pg_wal that recovery must not read: a standby
+// may have received some of a timeline past the point where the leader's history
+// left it, and would replay it before it looks for the next timeline.
+func (r *runner) leaveBranches(ctx context.Context, dir string) error {
+	l := r.plan.Local
+	if !l.Standby {
+		return nil // its WAL ends before the fork
+	}
+	size, h := l.control.SegmentSize, r.plan.Lineage.History
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("look at pg_wal: %w", err)
+	}
+	for _, e := range entries {
+		seg, err := pg.ParseSegment(e.Name(), size)
+		if err != nil || archive.Serves(h, size, seg) || seg.Number < size.SegmentOf(l.Redo) {
+			continue
+		}
+		path := filepath.Join(dir, e.Name())
+		if own, err := holdsOwnWAL(path); err != nil {
+			return fmt.Errorf("look at pg_wal: %w", err)
+		} else if own {
+			if err := r.save(ctx, path, false); err != nil {
+				return err
+			}
+		}
+		if err := r.files.Remove(path); err != nil {
+			return fmt.Errorf("remove WAL of a branch that was left: %w", err)
+		}
+	}
+	return nil
+}

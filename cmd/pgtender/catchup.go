@@ -1,0 +1,249 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/catchup"
+	"github.com/pgtender/pgtender/internal/finding"
+	"github.com/pgtender/pgtender/patroni"
+	"github.com/pgtender/pgtender/patroni/rest"
+)
+
+type catchupFlags struct {
+	dir         string
+	backup      string
+	tablespaces []string
+	way         string
+	plan        bool
+	audit       bool
+
+	member string
+	force  bool
+	noWait bool
+}
+
+// ways are the names of the rungs on the command line.
+var ways = map[string]catchup.RungName{"replay": catchup.ByReplay, "maps": catchup.ByMaps, "hashes": catchup.ByHashes, "full": catchup.FullRestore}
+
+func (a *app) catchupCmd() *cobra.Command {
+	var f catchupFlags
+	cmd := &cobra.Command{
+		Use:   "catchup",
+		Short: "Bring a member back that lags or has diverged, by fetching only what differs",
+		Long: `Makes the stopped data directory of a member one that can follow the leader again,
+in place, by the cheapest safe way:
+
+  replay   the data is on the leader's history, and all WAL it lacks is there
+  maps     fetch the pages that WAL block maps name, of both branches
+  hashes   compare every page with the hashes in the repository, fetch those that differ
+  full     remove the data and restore
+
+--plan prints them all with what they cost, or why they are closed. That a backup
+and the archived WAL lead to what the leader has is proved before anything is
+touched, and WAL that only this member has is saved. What is killed in the middle
+goes on with the same command; until it is complete no server can start there.
+
+With --member the member's Patroni is asked to do it (reinitialise), which runs
+create-replica there: for this, create_replica_methods must have it with
+keep_data: true. The command follows until the member streams from the leader.
+
+JSON keys: those of restore; the plan has local (state, timeline, redo, end,
+standby, hints_logged, diverged, hint_redo, lost, unknown) and lower too, each of its rungs
+seconds, the result kept_files. With --member: member, state, role, timeline, lag_bytes.`,
+		Example: `  pgtender catchup --plan
+  systemctl stop patroni && pgtender catchup && systemctl start patroni
+  pgtender catchup --member pg3`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			n, err := a.node()
+			if err != nil {
+				return err
+			}
+			defer n.close()
+			if f.member != "" {
+				return a.catchupMember(cmd.Context(), n, f)
+			}
+			return a.catchup(cmd.Context(), n, f)
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.dir, "data-dir", "", "the stopped data `DIRECTORY`; default: this member's")
+	fl.StringVar(&f.backup, "backup", "", "lean on the backup `ID` instead of the newest that serves")
+	fl.StringArrayVar(&f.tablespaces, "tablespace", nil, "put the tablespace at OLD into NEW, as `OLD=NEW`; may be repeated")
+	fl.StringVar(&f.way, "way", "", "insist on one `WAY`: replay, maps, hashes or full")
+	fl.BoolVar(&f.plan, "plan", false, "say what would be done and why, and do nothing")
+	fl.BoolVar(&f.audit, "audit", false, "with block maps, read every page that is kept and prove that it is old enough")
+	fl.StringVar(&f.member, "member", "", "have the Patroni of the `MEMBER` rebuild it, and wait until it streams")
+	fl.BoolVar(&f.force, "force", false, "with --member: end what the member is busy with, which loses its data directory")
+	fl.BoolVar(&f.noWait, "no-wait", false, "with --member: return once Patroni has accepted")
+	return cmd
+}
+
+func (f *catchupFlags) options(n *node) (catchup.GatherOptions, error) {
+	o := catchup.GatherOptions{Purpose: catchup.Replica, Dir: f.dir, Log: n.log}
+	var err error
+	if o.Dir == "" {
+		if o.Dir, err = n.dataDir(); err != nil {
+			return o, err
+		}
+	}
+	if f.backup != "" {
+		if o.Backup, err = repo.ParseBackupID(f.backup); err != nil {
+			return o, usagef("--backup: %w", err)
+		}
+	}
+	if f.way != "" {
+		var ok bool
+		if o.Rung, ok = ways[f.way]; !ok {
+			return o, usagef("--way %q is none of replay, maps, hashes, full", f.way)
+		}
+	}
+	o.Tablespaces, err = tablespaceMap(f.tablespaces)
+	return o, err
+}
+
+func (a *app) catchup(ctx context.Context, n *node, f catchupFlags) error {
+	gather, err := f.options(n)
+	if err != nil {
+		return err
+	}
+	if !f.plan {
+		if err := n.patroniAway(ctx, gather.Dir); err != nil {
+			return err
+		}
+	}
+	if gather.Repo, gather.SystemID, err = n.clusterRepository(ctx); err != nil {
+		return err
+	}
+	gather.Leader, gather.Major = n.leaderFacts, n.serverMajor(ctx)
+	facts, err := catchup.Gather(ctx, gather)
+	if err != nil {
+		return err
+	}
+	plan, err := catchup.Decide(facts)
+	if err != nil {
+		return err
+	}
+	if f.plan {
+		return a.printPlan(restoreResult{Plan: plan})
+	}
+	n.tellPlan(plan)
+	m := a.newMeter(n.log)
+	defer m.end()
+	result, err := catchup.Run(ctx, plan, catchup.RunOptions{
+		Repo: gather.Repo, Workers: n.Restore.Workers, Member: n.member(), Archive: n.archiveOld(gather.Repo), Audit: f.audit,
+		Progress: func(p catchup.Progress) { m.report(p.Phase, p.Done, p.Total) }, Log: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	m.end()
+	if a.json {
+		return a.printJSON(restoreResult{Plan: plan, Result: &result})
+	}
+	printCaughtUp(a.out, plan, result)
+	return nil
+}
+
+func printCaughtUp(w io.Writer, p catchup.Plan, r catchup.Result) {
+	fmt.Fprintf(w, "%s can follow the leader on timeline %s: %s: %d files written, %d kept, %s, in %s\n", r.Dir, p.Timeline, r.Rung, r.Files, r.Kept, size(r.Bytes), span(r.Duration))
+	if p.Local != nil && p.Local.Lost != nil {
+		fmt.Fprintf(w, "given up: %s\n", p.Local.Lost)
+	}
+	for _, saved := range r.Saved {
+		fmt.Fprintf(w, "kept aside, since it was never archived: %s\n", saved)
+	}
+}
+
+// patroniAway refuses to work under a Patroni that would start the server in the
+// middle of it.
+func (n *node) patroniAway(ctx context.Context, dir string) error {
+	p, known, err := n.patroni()
+	if err != nil || !known || p.Postgres.DataDir != dir || p.RESTAPI.URL() == "" {
+		return nil // there is none, or it is not about this directory
+	}
+	c, err := rest.New(p.Ctl, 0)
+	if err != nil {
+		return nil // what cannot be asked is no reason to refuse
+	}
+	defer c.Close()
+	s, err := c.Status(ctx, p.RESTAPI.URL())
+	if err != nil || s.ClusterPaused || s.Name != "" && s.Name != p.Name {
+		return nil
+	}
+	return finding.WithHint(fmt.Errorf("Patroni runs on this member (%s) and would start the server in the middle of it", s.RawState),
+		"run: pgtender catchup --member %s; or stop Patroni first", p.Name)
+}
+
+// catchupMember asks a member's Patroni.
+func (a *app) catchupMember(ctx context.Context, n *node, f catchupFlags) error {
+	if f.dir != "" || f.backup != "" || f.way != "" || f.plan || f.audit || len(f.tablespaces) > 0 {
+		return usagef("--member goes with --force and --no-wait only: the member decides for itself how it is brought back")
+	}
+	c, err := n.cluster(ctx)
+	if err != nil {
+		return err
+	}
+	m, ok := c.Member(f.member)
+	if !ok || m.APIURL == "" {
+		return fmt.Errorf("the cluster %s has no member %s whose Patroni can be reached", c.Scope, f.member)
+	}
+	p, known, err := n.patroni()
+	if err != nil {
+		return err
+	}
+	if known {
+		n.adviseKeepData(p)
+	}
+	client, err := rest.New(p.Ctl, 0)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	if err := client.Reinitialize(ctx, m.APIURL, f.force); err != nil {
+		return fmt.Errorf("have %s rebuilt: %w", f.member, err)
+	}
+	if f.noWait {
+		n.log.Info("the member's Patroni has accepted", "member", f.member)
+		return nil
+	}
+	follow := &follower{client: client, name: f.member, api: m.APIURL, log: n.log}
+	done, err := follow.run(ctx)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(done)
+	}
+	fmt.Fprintf(a.out, "%s is %s on timeline %s\n", done.Member, done.State, done.Timeline)
+	return nil
+}
+
+// adviseKeepData warns where the configuration makes Patroni remove the data
+// before create-replica sees it. The other members' are most likely the same.
+func (n *node) adviseKeepData(p patroni.Config) {
+	ours := false
+	for _, name := range p.Postgres.CreateReplicaMethods {
+		m := p.Postgres.Methods[name]
+		if !strings.Contains(m.Command, "create-replica") {
+			continue
+		}
+		ours = true
+		if !m.KeepData {
+			n.log.Warn("without keep_data: true Patroni removes the old data first, and everything is fetched", "method", name)
+		}
+	}
+	if !ours {
+		n.log.Warn("create_replica_methods does not have pgtender create-replica: the member is copied by another method")
+	}
+}
+
+// errNotStreaming means that a rebuild has ended without success.
+var errNotStreaming = errors.New("it does not stream from the leader")
