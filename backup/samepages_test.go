@@ -109,11 +109,40 @@ func samePages(t *testing.T, want, got, name string, class pg.Class) int {
 	return len(a) / pageSize
 }
 
+// access tells the access method by the special space of a page.
+func access(opaque []byte) string {
+	le := binary.LittleEndian
+	switch len(opaque) {
+	case 16:
+		switch id := le.Uint16(opaque[14:]); id {
+		case 0xFF80:
+			return "hash"
+		case 0xFF81:
+			return "gist"
+		}
+		return "btree"
+	case 8:
+		switch id := le.Uint16(opaque[6:]); {
+		case le.Uint32(opaque) == 0x1717:
+			return "sequence"
+		case id == 0xFF82:
+			return "spgist"
+		case id >= 0xF091 && id <= 0xF093:
+			return "brin"
+		}
+		return "gin"
+	}
+	return "heap"
+}
+
 // mask clears what servers change in a page without a record in WAL (bufmask.c
 // and heap_mask, btree_mask and the like of PostgreSQL), but not the LSN.
 func mask(page []byte, fork pg.ForkNumber) {
 	le := binary.LittleEndian
-	clear(page[8:10]) // checksum
+	clear(page[8:10])        // checksum
+	if fork == pg.InitFork { // written directly on the primary, by replay on a standby
+		clear(page[0:8])
+	}
 	if fork != pg.MainFork {
 		return
 	}
@@ -128,19 +157,36 @@ func mask(page []byte, fork pg.ForkNumber) {
 		clear(page[28 : 28+8*8])
 	}
 	opaque := page[special:]
-	index := len(opaque) >= 16 || len(opaque) == 8 && le.Uint32(opaque) != 0x1717 // not a heap, not a sequence
-	if len(opaque) == 16 && le.Uint16(opaque[14:]) <= 0xFF7F {                    // B-tree: its last word is the cycle id (btpo_cycleid)
-		flags := le.Uint16(opaque[12:])
-		le.PutUint16(opaque[12:], flags&^(1<<6|1<<5)) // BTP_HAS_GARBAGE, BTP_SPLIT_END
-		clear(opaque[14:16])
-	}
-	if len(opaque) == 16 && le.Uint16(opaque[14:]) == 0xFF80 { // hash: LH_PAGE_HAS_DEAD_TUPLES
-		le.PutUint16(opaque[12:], le.Uint16(opaque[12:])&^(1<<7))
+	kind := access(opaque)
+	switch kind {
+	case "sequence": // nextval counts ahead of WAL, replay up to what WAL says
+		clear(page)
+		return
+	case "btree":
+		if le.Uint16(opaque[12:])&(1<<2) != 0 { // BTP_DELETED
+			clear(page)
+			return
+		}
+		le.PutUint16(opaque[12:], le.Uint16(opaque[12:])&^(1<<6|1<<5)) // BTP_HAS_GARBAGE, BTP_SPLIT_END
+		clear(opaque[14:16])                                           // btpo_cycleid
+	case "hash":
+		le.PutUint16(opaque[12:], le.Uint16(opaque[12:])&^(1<<7)) // LH_PAGE_HAS_DEAD_TUPLES
+	case "gist":
+		clear(opaque[0:8])                                             // the NSN
+		le.PutUint16(opaque[12:], le.Uint16(opaque[12:])&^(1<<4|1<<3)) // F_HAS_GARBAGE, F_FOLLOW_RIGHT
+	case "gin":
+		if le.Uint16(opaque[6:])&(1<<2) != 0 { // GIN_DELETED: replay empties the page
+			clear(page)
+			return
+		}
 	}
 	for at := 24; at+4 <= lower; at += 4 {
 		word := le.Uint32(page[at:])
 		offset, flags, length := int(word&0x7FFF), word>>15&3, int(word>>17)
-		if index {
+		if flags != 0 && length > 0 && offset+(length+7)&^7 <= pageSize {
+			clear(page[offset+length : offset+(length+7)&^7]) // padding
+		}
+		if kind != "heap" {
 			if flags == 3 { // LP_DEAD is a hint in an index
 				le.PutUint32(page[at:], word&^(3<<15)|1<<15)
 			}
@@ -148,7 +194,8 @@ func mask(page []byte, fork pg.ForkNumber) {
 		}
 		if flags == 1 && length >= 23 && offset+length <= pageSize {
 			info := page[offset+20:]
-			le.PutUint16(info, le.Uint16(info)&^0x0F00) // XMIN and XMAX, COMMITTED and INVALID
+			le.PutUint16(info, le.Uint16(info)&^0x0F20) // XMIN and XMAX, COMMITTED and INVALID; COMBOCID
+			clear(page[offset+8 : offset+12])           // t_cid, which replay does not know
 		}
 	}
 }
