@@ -67,6 +67,12 @@ func (a *agents) kill(n *lab.Node) {
 	}
 }
 
+func (a *agents) killAll() {
+	for _, n := range a.Nodes {
+		a.kill(n)
+	}
+}
+
 // agentStatus is what agent status --json prints.
 type agentStatus struct {
 	Push struct {
@@ -114,7 +120,9 @@ func TestAgent(t *testing.T) {
 	t.Run("with agents there is none", func(t *testing.T) {
 		t.Parallel()
 		s := startForgetful(t)
+		s.warns(t, 2)
 		a := startAgents(t, s, "  grace: 1h\n")
+		s.warns(t, 0)
 		taken := s.backup(t)
 		dead, _ := s.dieUnarchived(t, a)
 		t.Logf("from %s on nothing had been archived", dead)
@@ -129,6 +137,15 @@ func TestAgent(t *testing.T) {
 		want := mark(t, server(s, s.Leader()), "at the end")
 		equalsAt(t, s, taken, want)
 	})
+}
+
+// warns wants check to say of so many replicas that nothing makes them keep WAL.
+func (s *site) warns(t *testing.T, replicas int) {
+	t.Helper()
+	o := s.run(t, s.Leader(), "check")
+	if got := strings.Count(o.stdout, "nothing makes"); got != replicas || (replicas == 0) != strings.Contains(o.stdout, "every replica keeps WAL") {
+		t.Errorf("check warns of %d replicas, want %d: %v", got, replicas, o)
+	}
 }
 
 // dieUnarchived lets the leader die with segments that it had not archived and

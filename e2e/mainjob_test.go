@@ -131,6 +131,8 @@ func backUpOnce(t *testing.T, s *site, leader, standby *lab.Node) infoBackup {
 // members of each other, and wants nothing found.
 func checksAreClean(t *testing.T, s *site) {
 	t.Helper()
+	a := startAgents(t, s, "")
+	defer a.killAll()
 	for _, n := range s.Nodes {
 		s.must(t, n, "check")
 	}

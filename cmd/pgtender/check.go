@@ -112,6 +112,7 @@ func (n *node) check(ctx context.Context) ([]finding.Finding, error) {
 	}
 	c.checkLocal(ctx)
 	c.checkPrimary(ctx)
+	c.checkHolding(ctx)
 	c.checkRepository(ctx)
 	return c.found, context.Cause(ctx)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -138,4 +139,18 @@ func TestMembersAreJudged(t *testing.T) {
 	found := judgeMembers(c, map[string]sighting{"pg1": one, "pg2": {pgtender: "1.1", postgres: "15.17"}, "gone": {pgtender: "0.9"}})
 	wantFinding(t, found, finding.Warning, "pgtender: 1.0 (pg1); 1.1 (pg2)")
 	wantFinding(t, found, finding.Warning, "PostgreSQL: 15.17 (pg2); 15.18 (pg1)")
+}
+
+func TestReplicasThatMayLoseWALAreNamed(t *testing.T) {
+	held, always := holding{member: "pg2", slot: "pgtender_hold_7"}, holding{member: "pg3", always: true}
+	wantFinding(t, judgeHolding([]holding{held, always}), finding.OK, "every replica keeps WAL")
+	found := judgeHolding([]holding{held, {member: "pg3"}})
+	wantFinding(t, found, finding.Warning, "nothing makes pg3 keep WAL")
+	if len(found) != 1 {
+		t.Errorf("findings %v", found)
+	}
+	wantFinding(t, judgeHolding([]holding{{member: "pg2", err: errors.New("refused")}}), finding.Warning, "pg2 cannot be asked")
+	if found := judgeHolding(nil); len(found) != 0 {
+		t.Errorf("a cluster without replicas: %v", found)
+	}
 }
