@@ -48,6 +48,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/pgtender/pgtender/backup/storage"
 )
@@ -142,5 +143,9 @@ func (s *Store) openDir(op, key string) (*os.Root, error) {
 
 // failed wraps an error that says nothing about the object's existence.
 func failed(op, key string, err error) error {
-	return &storage.Error{Op: op, Key: key, Err: storage.NotAbsence(err)}
+	e := &storage.Error{Op: op, Key: key, Err: storage.NotAbsence(err)}
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		e.Advice = "the disk of the repository is full: make room there, and what failed can be repeated"
+	}
+	return e
 }

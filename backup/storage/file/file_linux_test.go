@@ -68,6 +68,10 @@ func TestFullDisk(t *testing.T) {
 	if !errors.Is(err, syscall.ENOSPC) || storage.Retryable(err) {
 		t.Errorf("put: %v, want ENOSPC", err)
 	}
+	var advised *storage.Error
+	if !errors.As(err, &advised) || advised.Hint() == "" {
+		t.Errorf("put: %v, want advice", err)
+	}
 	if got := tree(t, dir); got != "a a/k" {
 		t.Errorf("left: %q", got)
 	}
