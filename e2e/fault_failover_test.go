@@ -70,6 +70,7 @@ func (f *faults) steps(t *testing.T, steps []faultStep) {
 type faults struct {
 	*site
 	restored map[string]bool // backups that have been tried
+	marks    int             // restore points made
 }
 
 func startFaults(t *testing.T, o siteOptions) *faults {
@@ -88,7 +89,7 @@ type begun struct{ *running }
 
 func (f *faults) begin(t *testing.T, source *lab.Node, args ...string) *begun {
 	t.Helper()
-	b := &begun{f.start(t, source, append([]string{"backup", "--max-rate", "15MB"}, args...)...)}
+	b := &begun{f.start(t, source, append([]string{"backup", "--kind", "full", "--max-rate", "15MB"}, args...)...)}
 	w := watch(b.cmd.Process.Pid)
 	defer w.end()
 	waitFor(t, "the copy to begin", func() bool { return len(w.below(source.DataDir)) > 5 })

@@ -9,14 +9,30 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/pgtender/pgtender/dcs/dcstest"
 	"github.com/pgtender/pgtender/internal/servertest"
 )
 
 // repository is where a site keeps its backups and WAL.
 type repository struct {
-	url      string
-	settings string // further lines of pgtender.yml
-	dir      string // where its objects lie as files
+	url     string
+	dir     string // where its objects lie as files
+	address string // of the S3 server, host:port; "" for a directory
+
+	credentials string
+}
+
+// settings are further lines of pgtender.yml. link, unless it is nil, is the way
+// to the S3 server: then an outage is not waited out.
+func (r *repository) settings(link *dcstest.Network) string {
+	if r.address == "" {
+		return ""
+	}
+	address, more := r.address, ""
+	if link != nil {
+		address, more = link.Address(), "  retry_budget: 5s\n"
+	}
+	return fmt.Sprintf("s3:\n  endpoint: http://%s\n  region: us-east-1\n  credentials_file: %s\n%s", address, r.credentials, more)
 }
 
 func newRepository(t *testing.T, s *site, bucket bool) *repository {
@@ -61,8 +77,7 @@ func newBucket(t *testing.T, s *site) *repository {
 		t.Fatal(err)
 	}
 	return &repository{
-		url:      "s3://" + bucket + "/" + prefix,
-		settings: fmt.Sprintf("s3:\n  endpoint: http://%s\n  region: us-east-1\n  credentials_file: %s\n", address, credentials),
-		dir:      filepath.Join(folder, bucket, prefix),
+		url: "s3://" + bucket + "/" + prefix, dir: filepath.Join(folder, bucket, prefix),
+		address: address, credentials: credentials,
 	}
 }

@@ -13,7 +13,7 @@ import (
 func (s *site) host(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(pgtest.Dir(t), "pgtender.yml")
-	text := fmt.Sprintf("repository: %s\ncluster: %s\n%s", s.repo.url, s.Scope, s.repo.settings)
+	text := fmt.Sprintf("repository: %s\ncluster: %s\n%s", s.repo.url, s.Scope, s.repo.settings(nil))
 	if err := s.WriteFile(path, []byte(text)); err != nil {
 		t.Fatal(err)
 	}

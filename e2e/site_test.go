@@ -23,8 +23,11 @@ type site struct {
 	*lab.Test
 	bin   string
 	repo  *repository
-	extra string                      // of each member's pgtender.yml
-	links map[string]*dcstest.Network // each member's way to the DCS, by name, with siteOptions.Links
+	extra string // of each member's pgtender.yml
+
+	// With siteOptions.Links, each member's way to the DCS and to the S3 server,
+	// by its name.
+	links, store map[string]*dcstest.Network
 }
 
 type siteOptions struct {
@@ -35,7 +38,8 @@ type siteOptions struct {
 	Bootstrap string
 	// Extra lines for each member's pgtender.yml.
 	Extra string
-	// Links gives each member a way of its own to the DCS, which can be cut.
+	// Links gives each member ways of its own to the DCS and to the S3 server,
+	// which can be cut.
 	Links bool
 	// Archive wraps each member's archive_command.
 	Archive func(n *lab.Node, command string) string
@@ -44,7 +48,7 @@ type siteOptions struct {
 // prepareSite makes everything but starts no member.
 func prepareSite(t *testing.T, o siteOptions) *site {
 	t.Helper()
-	s := &site{bin: program(t), extra: o.Extra, links: map[string]*dcstest.Network{}}
+	s := &site{bin: program(t), extra: o.Extra, links: map[string]*dcstest.Network{}, store: map[string]*dcstest.Network{}}
 	o.Configure = func(c *lab.NodeConfig) {
 		if o.Links {
 			link := dcstest.NewNetwork(t, c.DCSAddress)
@@ -66,6 +70,9 @@ func prepareSite(t *testing.T, o siteOptions) *site {
 		s.repo = newRepository(t, s, o.S3)
 	}
 	for _, n := range s.Nodes {
+		if o.Links && s.repo.address != "" {
+			s.store[n.Name] = dcstest.NewNetwork(t, s.repo.address)
+		}
 		s.configure(t, n)
 	}
 	return s
@@ -95,7 +102,7 @@ const patience = 4 * time.Minute
 // configure writes the member's pgtender.yml: two lines on a Patroni node.
 func (s *site) configure(t *testing.T, n *lab.Node) {
 	t.Helper()
-	text := fmt.Sprintf("patroni: %s\nrepository: %s\n%s%s", n.ConfigFile, s.repo.url, s.repo.settings, s.extra)
+	text := fmt.Sprintf("patroni: %s\nrepository: %s\n%s%s", n.ConfigFile, s.repo.url, s.repo.settings(s.store[n.Name]), s.extra)
 	if err := s.WriteFile(configFile(n), []byte(text)); err != nil {
 		t.Fatal(err)
 	}
