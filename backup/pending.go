@@ -171,7 +171,10 @@ func proveHeaders(ctx context.Context, r *repo.Repo, h pg.History, b *repo.Backu
 			if err != nil {
 				return fmt.Errorf("prove WAL: %w", err)
 			}
-			return judgeHeader(&header, o.Object.Key, min(b.Stop.LSN, size.Start(o.Segment.Number+1)))
+			if err := judgeHeader(&header, o.Object.Key, min(b.Stop.LSN, size.Start(o.Segment.Number+1))); err != nil {
+				return &unfitError{err}
+			}
+			return nil
 		})
 	}
 	err := g.Wait() // first: a failure in there ends the listing too
@@ -182,10 +185,16 @@ func proveHeaders(ctx context.Context, r *repo.Repo, h pg.History, b *repo.Backu
 		return fmt.Errorf("prove WAL: %w", listErr)
 	case next <= last:
 		missing := pg.Segment{Timeline: archive.SegmentTimeline(h, size, next), Number: next}
-		return fmt.Errorf("prove WAL: segment %s was listed, and is gone", missing.Name(size))
+		return &unfitError{fmt.Errorf("prove WAL: segment %s was listed, and is gone", missing.Name(size))}
 	}
 	return nil
 }
+
+// unfitError says that archived WAL is not what a backup needs, as opposed to a
+// store that does not answer.
+type unfitError struct{ error }
+
+func (e *unfitError) Unwrap() error { return e.error }
 
 // judgeHeader refuses an archived segment whose WAL does not reach to, which is
 // at most its end.

@@ -3,9 +3,13 @@ package backup_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -26,6 +30,9 @@ type shop struct {
 	note  []byte
 	next  pg.SegmentNumber // to be archived
 	want  map[repo.BackupID][]byte
+	// dir is where segments that are real WAL are written before they are
+	// archived; "": what is archived are zeros.
+	dir string
 }
 
 const (
@@ -71,6 +78,14 @@ func (s *shop) wal(ctx context.Context, n int) error {
 }
 
 func (s *shop) segment(ctx context.Context, h pg.History, n pg.SegmentNumber) error {
+	if s.dir != "" {
+		path := filepath.Join(s.dir, pg.Segment{Timeline: h.Timeline, Number: n}.Name(shopSegment))
+		if err := os.WriteFile(path, switchOnly(uint64(n)), 0o600); err != nil {
+			return err
+		}
+		_, err := archive.Push(ctx, s.r, archive.PushOptions{Path: path, SystemID: repotest.Cluster.SystemID})
+		return err
+	}
 	d, err := s.r.EncodeWAL(repo.WALHeader{
 		SystemID: repotest.Cluster.SystemID, Incarnation: repo.IncarnationOf(h), Segment: n, SegmentSize: shopSegment, PageMagic: 0xD116,
 		End: shopSegment.Start(n + 1),
@@ -80,6 +95,26 @@ func (s *shop) segment(ctx context.Context, h pg.History, n pg.SegmentNumber) er
 	}
 	defer d.Close()
 	return s.r.PutWAL(ctx, s.r.WALKey(&d.Header), d)
+}
+
+// switchOnly builds a segment of PostgreSQL 17 that ends at its first record by
+// a switch (XLogLongPageHeaderData, xlog_internal.h; XLogRecord, xlogrecord.h).
+func switchOnly(n uint64) []byte {
+	le := binary.LittleEndian
+	b := make([]byte, shopSegment)
+	le.PutUint16(b, 0xD116)
+	le.PutUint16(b[2:], 2) // XLP_LONG_HEADER
+	le.PutUint32(b[4:], 1)
+	le.PutUint64(b[8:], n*uint64(shopSegment))
+	le.PutUint64(b[24:], uint64(repotest.Cluster.SystemID))
+	le.PutUint32(b[32:], uint32(shopSegment))
+	le.PutUint32(b[36:], 8192)
+	rec := b[40:64]
+	le.PutUint32(rec, 24)
+	le.PutUint64(rec[8:], (n-1)*uint64(shopSegment)+40)
+	rec[16] = 0x40 // XLOG_SWITCH of resource manager 0
+	le.PutUint32(rec[20:], crc32.Checksum(rec[:20], crc32.MakeTable(crc32.Castagnoli)))
+	return b
 }
 
 // describe is a backup that needs the two segments before s.next.

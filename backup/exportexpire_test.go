@@ -1,0 +1,4 @@
+package backup
+
+// ParseVerifyState is exported to tests.
+var ParseVerifyState = parseVerifyState
