@@ -43,6 +43,16 @@ func bench(ctx context.Context, o options, note io.Writer) (report *Report, err 
 			}
 		}
 	}
+	for round := range o.runs {
+		if !o.does("incremental") {
+			break
+		}
+		for i := range tools {
+			if err := c.incremental(ctx, round, tools[(i+round)%len(tools)]); err != nil {
+				return nil, err
+			}
+		}
+	}
 	if o.does("push") {
 		if err := c.push(ctx, tools, o.segments); err != nil {
 			return nil, err

@@ -1,6 +1,6 @@
 // Command bench runs whole jobs of pgtender beside the tools its users know,
 // on the same data in one run: full backup, restore into an empty directory,
-// and the push of single WAL segments.
+// incremental backup of random pages, and the push of single WAL segments.
 //
 //	go run ./e2e/bench [--size MB] [--runs N] [--json]
 //
@@ -46,6 +46,7 @@ type options struct {
 	runs       int
 	workers    int
 	segments   int // pushed one by one
+	pages      int // changed before an incremental backup
 	dir        string
 	tools      string
 	jobs       string
@@ -61,7 +62,7 @@ func (o options) validate() error {
 			return fmt.Errorf("--jobs: %q is none of %s", job, strings.Join(jobNames, ", "))
 		}
 	}
-	for name, v := range map[string]int{"size": o.size, "runs": o.runs, "workers": o.workers, "segments": o.segments} {
+	for name, v := range map[string]int{"size": o.size, "runs": o.runs, "workers": o.workers, "segments": o.segments, "pages": o.pages} {
 		if v < 1 {
 			return fmt.Errorf("--%s %d: want 1 or more", name, v)
 		}
@@ -77,7 +78,7 @@ func (o options) does(job string) bool {
 	return slices.Contains(strings.Split(o.jobs, ","), job)
 }
 
-var jobNames = []string{"backup", "restore", "push"}
+var jobNames = []string{"backup", "restore", "incremental", "push"}
 
 // Exit codes: 0 done, 1 failed, 2 usage.
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {
@@ -89,6 +90,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	flags.IntVar(&o.runs, "runs", 3, "`rounds`")
 	flags.IntVar(&o.workers, "workers", 2, "readers and compressors of each tool")
 	flags.IntVar(&o.segments, "segments", 8, "WAL `segments` to push one by one")
+	flags.IntVar(&o.pages, "pages", 10000, "random `pages` to change before each incremental backup")
 	flags.StringVar(&o.dir, "dir", "", "`folder` to work in; it is kept, and its server is used again by the next run (default: a new one, removed at the end)")
 	flags.StringVar(&o.tools, "tools", strings.Join(toolNames, ","), "`tools` to run")
 	flags.StringVar(&o.jobs, "jobs", strings.Join(jobNames, ","), "`jobs` to run; a restore needs the backup of the same run, or of an earlier one in --dir")

@@ -110,6 +110,8 @@ func (t *pgbackrest) prepare(ctx context.Context) (string, error) {
 
 func (t *pgbackrest) backup() job { return t.run(t.repository(), "--type=full", "backup") }
 
+func (t *pgbackrest) incremental() job { return t.run(t.repository(), "--type=incr", "backup") }
+
 func (t *pgbackrest) waits(u usage) (checkpoint, wal time.Duration, err error) {
 	return u.between("backup start: backup begins after", "backup start archive ="),
 		u.between("wait for all WAL segments to archive", "backup stop archive =") + u.between("check archive for segment", "new backup label ="), nil

@@ -57,7 +57,11 @@ func (t *pgtender) run(repository string, args ...string) job {
 	return job{argv: append([]string{t.program, "--config", t.m.path(repository + ".yml")}, args...)}
 }
 
-func (t *pgtender) backup() job { return t.run("pgtender-repo", "--json", "backup") }
+func (t *pgtender) backup() job { return t.run("pgtender-repo", "--json", "backup", "--kind", "full") }
+
+func (t *pgtender) incremental() job {
+	return t.run("pgtender-repo", "--json", "backup", "--kind", "incremental")
+}
 
 func (t *pgtender) waits(u usage) (checkpoint, wal time.Duration, err error) {
 	return parseResult(u.out)

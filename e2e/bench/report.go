@@ -32,7 +32,7 @@ type Report struct {
 type Run struct {
 	Round int    `json:"round"`
 	Tool  string `json:"tool"`
-	Job   string `json:"job"` // backup, restore, push, push again
+	Job   string `json:"job"` // backup, restore, incremental, push, push again
 	Figures
 }
 
@@ -88,7 +88,7 @@ const ours = "pgtender"
 // summarize fills in Summary from Runs.
 func (r *Report) summarize() {
 	r.Summary = nil
-	for _, job := range []string{"backup", "restore", "push", "push again"} {
+	for _, job := range []string{"backup", "restore", "incremental", "push", "push again"} {
 		our := r.figures(ours, job)
 		for _, tool := range r.order {
 			runs := r.figures(tool, job)
@@ -191,7 +191,7 @@ func (r *Report) writeTable(w io.Writer) error {
 	for _, name := range r.Skipped {
 		fmt.Fprintf(w, "  %s: %v\n", name, errNotInstalled)
 	}
-	for _, job := range []string{"backup", "restore"} {
+	for _, job := range []string{"backup", "restore", "incremental"} {
 		if err := r.writeJob(w, job, "job\twall s\tcheckpoint\tWAL wait\twork s\tCPU s\tserver CPU\tpeak MB\tstored MB\t", func(f Figures) string {
 			return fmt.Sprintf("%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.0f\t%.1f\t", f.Wall, f.Checkpoint, f.WAL, f.Work, f.CPU, f.ServerCPU, float64(f.RSS)/1e6, float64(f.Stored)/1e6)
 		}); err != nil {
@@ -210,7 +210,7 @@ func (r *Report) writeTable(w io.Writer) error {
 
 // writeJob writes the table of one job, with the ratios that its columns have.
 func (r *Report) writeJob(w io.Writer, job, head string, row func(Figures) string) error {
-	stored := job == "backup"
+	stored := job == "backup" || job == "incremental"
 	var lines strings.Builder
 	for _, s := range r.Summary {
 		if s.Job != job {

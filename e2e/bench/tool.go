@@ -36,6 +36,12 @@ type pusher interface {
 	pushTo(ctx context.Context, name string) (job, error)
 }
 
+// incrementer is a tool that can back up what changed since its last backup.
+type incrementer interface {
+	tool
+	incremental() job
+}
+
 var toolNames = []string{"pgtender", "pgbackrest", "pgbackrest-zst3", "pg_basebackup"}
 
 // errNotInstalled is why a peer is left out.

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+)
+
+// incremental measures an incremental backup of random pages on a full one. All
+// of it happens in one tool's turn: its archive must not lack WAL of another's.
+func (c *comparison) incremental(ctx context.Context, round int, t tool) error {
+	inc, ok := t.(incrementer)
+	if !ok {
+		return nil
+	}
+	archive, err := t.prepare(ctx)
+	if err == nil {
+		err = c.server.archiveWith(ctx, archive)
+	}
+	if err != nil {
+		return fmt.Errorf("prepare %s: %w", t.name(), err)
+	}
+	c.say("round %d: full backup by %s, to build on", round+1, t.name())
+	if _, err := c.measure(ctx, t.backup()); err != nil {
+		return err
+	}
+	pages, err := c.server.touch(ctx, c.opts.pages)
+	if err == nil {
+		err = c.server.archiveWith(ctx, archive)
+	}
+	if err != nil {
+		return err
+	}
+	before, err := t.stored()
+	if err != nil {
+		return err
+	}
+	if err := settleDisk(c.opts.cold, c.server.dataDir); err != nil {
+		return err
+	}
+	c.say("round %d: incremental backup of %d changed pages by %s", round+1, pages, t.name())
+	u, err := c.measure(ctx, inc.incremental())
+	if err != nil {
+		return err
+	}
+	checkpoint, wal, err := t.waits(u)
+	if err != nil {
+		return err
+	}
+	after, err := t.stored()
+	if err != nil {
+		return err
+	}
+	c.report.add(round, t.name(), "incremental", u, checkpoint, wal, after-before)
+	if round > 0 {
+		return nil
+	}
+	dir := c.path("restored")
+	defer os.RemoveAll(dir)
+	if err := c.mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	if _, err := c.measure(ctx, t.restore(dir)); err != nil {
+		return err
+	}
+	if err := c.verify(ctx, dir); err != nil {
+		return fmt.Errorf("what %s restored of an incremental backup: %w", t.name(), err)
+	}
+	return nil
+}
+
+// touch changes about n random pages of the two large tables, a few bytes in
+// each and nothing else: locking a row is written into its page and to WAL.
+func (p *postgres) touch(ctx context.Context, n int) (pages int, err error) {
+	for _, table := range []string{"wide", "pgbench_accounts"} {
+		locked, err := p.sql(ctx, fmt.Sprintf(`
+SELECT count(*) FROM (SELECT 1 FROM %[1]s WHERE ctid = ANY (ARRAY(
+  SELECT DISTINCT format('(%%s,1)', floor(random() * (pg_relation_size('%[1]s') / 8192))::bigint)::tid FROM generate_series(1, %[2]d))) FOR UPDATE) s`, table, n/2))
+		if err != nil {
+			return 0, err
+		}
+		count, err := strconv.Atoi(locked)
+		if err != nil {
+			return 0, fmt.Errorf("touch pages: %q", locked)
+		}
+		pages += count
+	}
+	return pages, nil
+}
