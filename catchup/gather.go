@@ -47,6 +47,9 @@ type GatherOptions struct {
 	// NoScan leaves out the search of the archive for a target's transaction
 	// or restore point, which reads the WAL from the backup on.
 	NoScan bool
+	// Stopped judges the directory as though no server ran in it: what the plan
+	// would be. Run refuses such a plan until that is so.
+	Stopped bool
 
 	Log *slog.Logger // nil discards
 }
@@ -73,6 +76,9 @@ func Gather(ctx context.Context, o GatherOptions) (Facts, error) {
 	var err error
 	if f.Dir, err = inspect(ctx, f.Dir.Path); err != nil {
 		return f, err
+	}
+	if o.Stopped {
+		f.Dir.Running, f.Dir.PID = false, 0
 	}
 	if admitDir(f) != nil {
 		return f, nil // nothing else matters
