@@ -19,6 +19,7 @@ func (a *app) commands() []*cobra.Command {
 		a.bootstrapCmd(),
 		a.walCmd(),
 		a.adoptCmd(),
+		a.receiveCmd(),
 		a.archivePushCmd(),
 		a.archiveGetCmd(),
 		a.agentCmd(),

@@ -130,16 +130,8 @@ func (n *node) leadership(ctx context.Context, r *repo.Repo, t pg.Timeline) (arc
 	if err != nil {
 		return archive.Unknown, err
 	}
-	owner, _, err := r.CurrentOwner(ctx)
-	if err != nil {
+	if err := n.ownsRepository(ctx, r, prefix); err != nil {
 		return archive.Unknown, err
-	}
-	id, err := n.ownerID(ctx, prefix)
-	switch {
-	case err != nil:
-		return archive.Unknown, err
-	case owner.ID == "" || string(id) != owner.ID:
-		return archive.Unknown, errors.New("the owner id in the DCS is not the repository's")
 	}
 	v, err := n.view(ctx, "")
 	if err != nil {
@@ -152,6 +144,20 @@ func (n *node) leadership(ctx context.Context, r *repo.Repo, t pg.Timeline) (arc
 		return archive.Unknown, errors.New(why)
 	}
 	return archive.NotLeader, nil
+}
+
+// ownsRepository reports an error unless the DCS is the one that the
+// repository's owner keeps its id in.
+func (n *node) ownsRepository(ctx context.Context, r *repo.Repo, prefix string) error {
+	owner, _, err := r.CurrentOwner(ctx)
+	if err != nil {
+		return err
+	}
+	id, err := n.ownerID(ctx, prefix)
+	if err == nil && (owner.ID == "" || string(id) != owner.ID) {
+		err = errors.New("the owner id in the DCS is not the repository's")
+	}
+	return err
 }
 
 // leaderHistory gives the current leader's history from the DCS, zero if nobody

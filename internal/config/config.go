@@ -48,6 +48,7 @@ type Config struct {
 	Backup  Backup  `yaml:"backup"`
 	Restore Restore `yaml:"restore"`
 	Archive Archive `yaml:"archive"`
+	Receive Receive `yaml:"receive"`
 	Agent   Agent   `yaml:"agent"`
 	Expire  Expire  `yaml:"expire"`
 	Verify  Verify  `yaml:"verify"`
@@ -201,6 +202,25 @@ type Agent struct {
 	Interval Duration `yaml:"interval"`
 }
 
+// Receive settings, for the receiver of streamed WAL.
+type Receive struct {
+	// Slot is the replication slot that holds the leader's WAL for the receiver.
+	// It should be declared to Patroni (slots.<name>.type: physical), which then
+	// keeps it through failovers; without that WAL is held only while the
+	// receiver runs. Default pgtender_receive.
+	Slot string `yaml:"slot"`
+	// Every is the longest time that streamed WAL waits before it is stored, and
+	// Size how much of it does. Default 1s and 1MB.
+	Every Duration `yaml:"every"`
+	Size  Bytes    `yaml:"size"`
+	// SpoolDir keeps the segment that arrives, some segments' room; nothing in
+	// it needs to survive. Default: the system's directory for temporary files.
+	SpoolDir string `yaml:"spool_dir"`
+	// Hosts are the cluster's servers as host:port, where no DCS tells which one
+	// leads: the one that is no standby is streamed from.
+	Hosts []string `yaml:"hosts"`
+}
+
 // Log settings; --log-level and --log-format win over them.
 type Log struct {
 	// Level is debug, info (default), warn or error.
@@ -215,6 +235,7 @@ type Log struct {
 func Default() Config {
 	return Config{
 		Expire:  Expire{Grace: Duration(24 * time.Hour)},
+		Receive: Receive{Slot: "pgtender_receive", Every: Duration(time.Second), Size: 1 << 20},
 		S3:      S3{RetryBudget: Duration(2 * time.Minute)},
 		Backup:  Backup{Leader: "allow", MaxLag: 256 << 20, Compression: "zstd", Level: 1, ArchiveTimeout: Duration(10 * time.Minute), Checkpoint: "fast", FullFallback: "allow"},
 		Archive: Archive{PushTimeout: Duration(5 * time.Minute), Workers: 4, PushAhead: 512 << 20, DCSTimeout: Duration(5 * time.Second)},

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"path"
 	"slices"
@@ -35,6 +36,7 @@ func (c Config) Validate() error {
 	if c.DCS.Type != "" && len(c.DCS.Hosts) == 0 {
 		fault("dcs.hosts", "needed when dcs.type is set")
 	}
+	c.Receive.validate(fault)
 	if c.DCS.Type == "" && len(c.DCS.Hosts) > 0 {
 		fault("dcs.type", "needed when dcs.hosts is set: etcd3 or consul")
 	}
@@ -110,4 +112,25 @@ func ParseRepository(s string) (Repository, error) {
 		return Repository{}, fmt.Errorf("%q: want s3://bucket/prefix", s)
 	}
 	return Repository{}, fmt.Errorf("%q: the scheme is none of file, s3", s)
+}
+
+func (r Receive) validate(fault func(key, format string, args ...any)) {
+	const most = 16 << 20 // of a chunk, docs/format.md
+	if n := len(r.Slot); n < 1 || n > 63 || strings.Trim(r.Slot, "abcdefghijklmnopqrstuvwxyz0123456789_") != "" {
+		fault("receive.slot", "%q is not 1 to 63 of a-z, 0-9 and _", r.Slot)
+	}
+	if r.Every < Duration(10*time.Millisecond) || r.Every > Duration(time.Hour) {
+		fault("receive.every", "%s is outside 10ms..1h", time.Duration(r.Every))
+	}
+	if r.Size < 8<<10 || r.Size > most {
+		fault("receive.size", "%s is outside 8kB..16MB", r.Size)
+	}
+	if r.SpoolDir != "" && !path.IsAbs(r.SpoolDir) {
+		fault("receive.spool_dir", "%q is not an absolute path", r.SpoolDir)
+	}
+	for _, h := range r.Hosts {
+		if _, _, err := net.SplitHostPort(h); err != nil {
+			fault("receive.hosts", "%q is not host:port", h)
+		}
+	}
 }

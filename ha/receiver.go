@@ -1,0 +1,109 @@
+package ha
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/pgtender/pgtender/dcs"
+)
+
+const receiveKey = "pgtender/receive"
+
+// ReceiveKey is the key of the lease that keeps a cluster's second receiver
+// waiting. prefix is the cluster's ([patroni.Prefix]).
+func ReceiveKey(prefix string) string { return prefix + "/" + receiveKey }
+
+const (
+	// ReceiveTTL is how long the receiver's lease outlives a process that died.
+	ReceiveTTL = 30 * time.Second
+	// receiveRetry is the pause between two attempts to get it.
+	receiveRetry = 5 * time.Second
+)
+
+// errReplaced ends a receiver whose lease somebody else has.
+var errReplaced = errors.New("another receiver has taken over")
+
+// WhileReceiver runs f as the cluster's one receiver, whenever this process has
+// the lease, until ctx ends or f returns by itself, and gives its error.
+//
+// The lease only keeps two from doing the same work. So a DCS that does not
+// answer stops nothing that runs: f's context ends when somebody else is known
+// to have the lease, not when it merely could not be renewed. A first lease is
+// waited for.
+func WhileReceiver(ctx context.Context, locker dcs.Locker, prefix, holder string, log *slog.Logger, f func(context.Context) error) error {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	hold := func(ctx context.Context) (context.Context, func(), error) {
+		return dcs.Hold(ctx, locker, dcs.HoldOptions{Key: ReceiveKey(prefix), Value: holder, TTL: ReceiveTTL, Log: log})
+	}
+	waits := ""
+	for {
+		held, release, err := hold(ctx)
+		if err == nil {
+			waits = ""
+			err = receiveUnder(ctx, held, release, hold, log, f)
+			if !errors.Is(err, errReplaced) {
+				return err
+			}
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if text := err.Error(); text != waits { // once for each reason
+			waits = text
+			log.InfoContext(ctx, "waiting to be the receiver", "because", text)
+		}
+		if !pause(ctx) {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// receiveUnder runs f until it returns or another has the lease. held is the
+// lease in force, which is taken again whenever it is lost.
+func receiveUnder(ctx, held context.Context, release func(), hold func(context.Context) (context.Context, func(), error), log *slog.Logger, f func(context.Context) error) error {
+	running, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	done := make(chan error, 1)
+	go func() { done <- f(running) }()
+	defer func() { release() }()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-held.Done():
+		}
+		release()
+		release = func() {}
+		again, releaseAgain, err := hold(ctx)
+		taken := (*dcs.HeldError)(nil)
+		switch {
+		case err == nil:
+			held, release = again, releaseAgain
+			continue
+		case errors.As(err, &taken):
+			replaced := fmt.Errorf("%w: %w", errReplaced, err)
+			stop(replaced)
+			<-done
+			return replaced
+		case ctx.Err() != nil:
+			return <-done
+		}
+		log.WarnContext(ctx, "the receiver's lease cannot be renewed; receiving goes on", "error", err)
+		pause(ctx)
+	}
+}
+
+// pause waits before the next attempt, and reports whether ctx goes on.
+func pause(ctx context.Context) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(receiveRetry):
+		return true
+	}
+}

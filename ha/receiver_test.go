@@ -1,0 +1,111 @@
+package ha_test
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/pgtender/pgtender/dcs"
+	"github.com/pgtender/pgtender/dcs/mem"
+	"github.com/pgtender/pgtender/ha"
+)
+
+// receiver says whether its function runs.
+type receiver struct {
+	running atomic.Bool
+	end     chan error
+}
+
+func startReceiver(ctx context.Context, store dcs.Store, name string) *receiver {
+	r := &receiver{end: make(chan error, 1)}
+	go func() {
+		r.end <- ha.WhileReceiver(ctx, store, prefix, name, nil, func(ctx context.Context) error {
+			r.running.Store(true)
+			defer r.running.Store(false)
+			<-ctx.Done()
+			return context.Cause(ctx)
+		})
+	}()
+	return r
+}
+
+func TestOneReceiverRunsAndTheNextTakesOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := mem.NewServer()
+		firstCtx, stop := context.WithCancel(t.Context())
+		first := startReceiver(firstCtx, server.Open(mem.Options{}), "one")
+		synctest.Wait()
+		secondCtx, stopSecond := context.WithCancel(t.Context())
+		second := startReceiver(secondCtx, server.Open(mem.Options{}), "two")
+		time.Sleep(time.Hour) // of a synctest bubble
+		if !first.running.Load() || second.running.Load() {
+			t.Fatalf("running: %v, %v", first.running.Load(), second.running.Load())
+		}
+		stop()
+		if err := <-first.end; !errors.Is(err, context.Canceled) {
+			t.Errorf("the first ended with %v", err)
+		}
+		time.Sleep(10 * time.Second)
+		if !second.running.Load() {
+			t.Error("the second did not take over")
+		}
+		stopSecond()
+		<-second.end
+	})
+}
+
+func TestADCSThatIsDownStopsNoReceiver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := mem.NewServer()
+		var down atomic.Bool
+		cut := server.Open(mem.Options{Fault: func(context.Context, mem.Op, string) (bool, error) {
+			if down.Load() {
+				return false, dcs.ErrUnavailable
+			}
+			return true, nil
+		}})
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		first := startReceiver(ctx, cut, "one")
+		synctest.Wait()
+		down.Store(true)
+		time.Sleep(10 * time.Minute)
+		if !first.running.Load() {
+			t.Error("it ended because the DCS did not answer")
+		}
+		down.Store(false)
+		time.Sleep(time.Minute)
+		second := startReceiver(ctx, server.Open(mem.Options{}), "two")
+		time.Sleep(10 * time.Minute)
+		if !first.running.Load() || second.running.Load() {
+			t.Errorf("running once it answers: %v, %v", first.running.Load(), second.running.Load())
+		}
+		// Cut off while somebody else gets the lease, it ends once it is told.
+		down.Store(true)
+		time.Sleep(10 * time.Minute)
+		if !second.running.Load() {
+			t.Error("the second did not get the lease of one that is cut off")
+		}
+		down.Store(false)
+		time.Sleep(time.Minute)
+		if first.running.Load() {
+			t.Error("it went on although somebody else has the lease")
+		}
+		stop()
+		<-first.end
+		<-second.end
+	})
+}
+
+func TestAReceiversOwnErrorEndsIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		want := errors.New("of another cluster")
+		err := ha.WhileReceiver(t.Context(), mem.NewServer().Open(mem.Options{}), prefix, "one", nil, func(context.Context) error { return want })
+		if err != want {
+			t.Errorf("error %v", err)
+		}
+	})
+}
