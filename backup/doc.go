@@ -7,6 +7,7 @@
 //
 //	inspect   facts, and decide: everything that may refuse
 //	prepare   the running marker; on a standby a checkpoint on the primary, replayed
+//	choose    full or incremental, now that the start is known; see [Method]
 //	scan      what belongs to the backup
 //	copy      pages into packs, in parallel inside large files too
 //	finish    pg_control last, the server's backup stop; the backup is pending
