@@ -24,7 +24,9 @@ func (a *app) agentCmd() *cobra.Command {
    archives and fetches ahead of them;
  - holds this member's WAL by a temporary replication slot until it is archived,
    so that a standby still has what a dead leader had not archived;
- - archives from this member what the leader is late with (agent.grace).
+ - archives from this member what the leader is late with (agent.grace);
+ - notices that this member fell behind the leader's WAL, diverged or hangs, and
+   tells, or has Patroni rebuild it (watch.mode).
 
 Nothing depends on it: the commands work without it, slower.`,
 		Example: "  pgtender agent\n  pgtender agent status",
@@ -134,9 +136,18 @@ func (n *node) runAgent(ctx context.Context) error {
 	defer release()
 	s := &shared{node: n}
 	daemon := s.agent(filepath.Join(dir, "pg_wal"), fingerprint)
+	apart := n.apart()
+	defer apart.close()
+	watcher, err := apart.watcher(ctx)
+	if err != nil {
+		return err
+	}
 	n.log.InfoContext(ctx, "agent runs", "socket", n.Agent.Socket, "data_dir", dir)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return daemon.Run(ctx, l) })
+	if watcher != nil {
+		g.Go(func() error { return watcher.Run(ctx) })
+	}
 	err = g.Wait()
 	if signal := (signalled{}); errors.As(context.Cause(ctx), &signal) {
 		n.log.Info("agent ends", "because", signal.Error())

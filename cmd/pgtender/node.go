@@ -71,6 +71,13 @@ func (n *node) own() *node {
 	return &own
 }
 
+// apart is the node with nothing opened: for another goroutine.
+func (n *node) apart() *node {
+	apart := *n
+	apart.opened = &opened{}
+	return &apart
+}
+
 // close gives back what was opened.
 func (n *node) close() {
 	if n.dcsStore != nil {

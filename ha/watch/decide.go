@@ -25,6 +25,10 @@ type Policy struct {
 	// Spacing is the shortest time between two rebuilds in the cluster; 0
 	// means DefaultSpacing.
 	Spacing time.Duration
+	// Settled is how long a leader must have led before a member is rebuilt
+	// after it: a cluster between two failovers needs every copy it has. 0
+	// means DefaultSettled.
+	Settled time.Duration
 }
 
 const (
@@ -32,10 +36,7 @@ const (
 	DefaultStartPatience = 30 * time.Minute
 	DefaultAgain         = 6 * time.Hour
 	DefaultSpacing       = 15 * time.Minute
-
-	// settled is how long a leader must have led before a member is rebuilt
-	// after it: a cluster between two failovers needs every copy it has.
-	settled = 2 * time.Minute
+	DefaultSettled       = 2 * time.Minute
 )
 
 func (p Policy) orDefaults() Policy {
@@ -43,6 +44,7 @@ func (p Policy) orDefaults() Policy {
 	p.StartPatience = or(p.StartPatience, DefaultStartPatience)
 	p.Again = or(p.Again, DefaultAgain)
 	p.Spacing = or(p.Spacing, DefaultSpacing)
+	p.Settled = or(p.Settled, DefaultSettled)
 	return p
 }
 
@@ -186,8 +188,8 @@ func (f Facts) against(t Trail, p Policy) []string {
 		out = append(out, "the cluster has no leader")
 	case !ok || leader.State != patroni.StateRunning:
 		out = append(out, fmt.Sprintf("the leader %s does not run", c.Leader))
-	case now.Sub(t.Led) < settled:
-		out = append(out, fmt.Sprintf("%s leads for less than %s", c.Leader, settled))
+	case now.Sub(t.Led) < p.Settled:
+		out = append(out, fmt.Sprintf("%s leads for less than %s", c.Leader, p.Settled))
 	}
 	if f.lastSync() {
 		out = append(out, fmt.Sprintf("%s is the last synchronous standby", f.View.Self))

@@ -52,6 +52,7 @@ type Config struct {
 	Agent   Agent   `yaml:"agent"`
 	Expire  Expire  `yaml:"expire"`
 	Verify  Verify  `yaml:"verify"`
+	Watch   Watch   `yaml:"watch"`
 	Log     Log     `yaml:"log"`
 }
 
@@ -184,6 +185,31 @@ type Archive struct {
 	DCSTimeout Duration `yaml:"dcs_timeout"`
 }
 
+// Watch settings: the agent looks at its own member, and what it does about one
+// that Patroni will not bring back.
+type Watch struct {
+	// Mode is off (default); report: a replica that fell behind the leader's
+	// WAL, diverged or hangs in "starting" is logged, with the plan of how it
+	// would be rebuilt; or rebuild: it is rebuilt through Patroni, one member
+	// of the cluster at a time and never the last synchronous standby. Rebuild
+	// wants create-replica with keep_data among Patroni's
+	// create_replica_methods.
+	Mode string `yaml:"mode"`
+	// Patience is how long a running replica may stand still. Default 5m.
+	Patience Duration `yaml:"patience"`
+	// StartPatience is how long a starting server may make no progress.
+	// Default 30m.
+	StartPatience Duration `yaml:"start_patience"`
+	// Again is the shortest time between two rebuilds of this member. Default
+	// 6h.
+	Again Duration `yaml:"again"`
+	// Spacing is the shortest time between rebuilds of two members. Default
+	// 15m.
+	Spacing Duration `yaml:"spacing"`
+	// Settled is how long the leader must have led. Default 2m.
+	Settled Duration `yaml:"settled"`
+}
+
 // Agent settings. The agent reads them when it starts.
 type Agent struct {
 	// Socket is where the agent listens, and where archive-push and archive-get
@@ -239,7 +265,9 @@ func Default() Config {
 		S3:      S3{RetryBudget: Duration(2 * time.Minute)},
 		Backup:  Backup{Leader: "allow", MaxLag: 256 << 20, Compression: "zstd", Level: 1, ArchiveTimeout: Duration(10 * time.Minute), Checkpoint: "fast", FullFallback: "allow"},
 		Archive: Archive{PushTimeout: Duration(5 * time.Minute), Workers: 4, PushAhead: 512 << 20, DCSTimeout: Duration(5 * time.Second)},
-		Agent:   Agent{Socket: "/run/pgtender/agent.sock", MaxHold: 16 << 30, Grace: Duration(time.Minute), Interval: Duration(10 * time.Second)},
-		Log:     Log{Level: "info", Format: "text"},
+		Watch: Watch{Mode: "off", Patience: Duration(5 * time.Minute), StartPatience: Duration(30 * time.Minute), Again: Duration(6 * time.Hour),
+			Spacing: Duration(15 * time.Minute), Settled: Duration(2 * time.Minute)},
+		Agent: Agent{Socket: "/run/pgtender/agent.sock", MaxHold: 16 << 30, Grace: Duration(time.Minute), Interval: Duration(10 * time.Second)},
+		Log:   Log{Level: "info", Format: "text"},
 	}
 }

@@ -76,6 +76,7 @@ func (c Config) Validate() error {
 	if c.Agent.MaxHold < 0 || c.Agent.Grace < 0 {
 		fault("agent", "max_hold and grace are not less than 0")
 	}
+	oneOf("watch.mode", c.Watch.Mode, "off", "report", "rebuild")
 	oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	oneOf("log.format", c.Log.Format, "text", "json")
 	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/pgtender/pgtender/catchup"
+	"github.com/pgtender/pgtender/ha"
+	"github.com/pgtender/pgtender/ha/watch"
+	"github.com/pgtender/pgtender/internal/finding"
+	"github.com/pgtender/pgtender/internal/pg"
+	"github.com/pgtender/pgtender/patroni"
+	"github.com/pgtender/pgtender/patroni/rest"
+)
+
+// watcher makes the agent's watch over this member, nil if it is off.
+func (n *node) watcher(ctx context.Context) (*watch.Watcher, error) {
+	if n.Watch.Mode == "" || n.Watch.Mode == "off" {
+		return nil, nil
+	}
+	if n.member() == "" {
+		return nil, usageError{finding.WithHint(errors.New("watch.mode: this node's member name is not known"), "set patroni, or dcs.member")}
+	}
+	prefix, err := n.prefix()
+	if err != nil {
+		return nil, err
+	}
+	store, err := n.dcs(ctx)
+	if err != nil {
+		return nil, clusterError(err)
+	}
+	host, _ := os.Hostname() // for people to read
+	return &watch.Watcher{
+		Actions: &watched{node: n, prefix: prefix},
+		Policy: watch.Policy{
+			Rebuild: n.Watch.Mode == "rebuild", Patience: time.Duration(n.Watch.Patience), StartPatience: time.Duration(n.Watch.StartPatience),
+			Again: time.Duration(n.Watch.Again), Spacing: time.Duration(n.Watch.Spacing), Settled: time.Duration(n.Watch.Settled),
+		},
+		DCS: store, Prefix: prefix, Holder: fmt.Sprintf("%s on %s pid %d", n.member(), host, os.Getpid()), Log: n.log,
+	}, nil
+}
+
+// watched is what the watcher sees with and acts through. It has a node of its
+// own.
+type watched struct {
+	*node
+	prefix string
+}
+
+// Look implements watch.Actions.
+func (w *watched) Look(ctx context.Context) watch.Facts {
+	f := watch.Facts{View: ha.View{Self: w.member(), Now: time.Now()}}
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	if f.View.Cluster, f.View.Err = w.cluster(ctx); f.View.Err != nil {
+		return f
+	}
+	store, err := w.dcs(ctx)
+	if err == nil {
+		f.Rebuilds, err = watch.ReadRebuilds(ctx, store, w.prefix, f.View.Now)
+	}
+	if err != nil {
+		f.View.Err = err // without it rebuilds cannot be spaced
+		return f
+	}
+	self, ok := f.View.Cluster.Member(f.View.Self)
+	if !ok || self.Name == f.View.Cluster.Leader {
+		return f
+	}
+	switch self.State {
+	case patroni.StateRunning:
+		f.Position = max(self.LSN, self.Received, self.ReplayLSN)
+		if self.Replication != patroni.Streaming && !f.Position.IsZero() {
+			f.LeaderWAL = w.leaderHolds(ctx, f.Position)
+		}
+	case patroni.StateStarting:
+		f.Position, f.Progress = w.recovery(ctx)
+	}
+	return f
+}
+
+const lookTimeout = 20 * time.Second
+
+// leaderHolds says whether the leader still has the WAL after a position: what
+// the member's slot keeps for it, or lies in its pg_wal.
+func (w *watched) leaderHolds(ctx context.Context, at pg.LSN) watch.Holding {
+	leader, err := w.leaderFacts(ctx)
+	switch {
+	case err != nil || leader == nil:
+		w.log.DebugContext(ctx, "what WAL the leader has is not known", "error", err)
+		return watch.HoldingUnknown
+	case leader.Oldest > at:
+		return watch.HoldingNo
+	}
+	return watch.HoldingYes
+}
+
+// recovery says how far the starting server of this node has come: by pg_control,
+// which moves with its restartpoints, and by the title of its startup process,
+// which names the segment it reads (postgres: startup recovering ...).
+func (w *watched) recovery(ctx context.Context) (pg.LSN, string) {
+	dir, err := w.dataDir()
+	if err != nil {
+		return 0, ""
+	}
+	var at pg.LSN
+	if _, control, err := pg.ReadControl(ctx, dir); err == nil {
+		at = max(control.MinRecovery, control.Checkpoint)
+	}
+	content, err := os.ReadFile(filepath.Join(dir, "postmaster.pid"))
+	if err != nil {
+		return at, ""
+	}
+	p, err := pg.ParsePostmaster(content)
+	if err != nil {
+		return at, ""
+	}
+	return at, startupTitle(p.PID)
+}
+
+// startupTitle gives the title of the startup process among a postmaster's
+// children, "" where it cannot be had (proc(5), task/[tid]/children).
+func startupTitle(postmaster int) string {
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", postmaster, postmaster))
+	if err != nil {
+		return ""
+	}
+	for _, pid := range strings.Fields(string(children)) {
+		title, err := os.ReadFile("/proc/" + pid + "/cmdline")
+		if text := strings.TrimRight(string(title), "\x00 "); err == nil && strings.Contains(text, "startup") {
+			return text
+		}
+	}
+	return ""
+}
+
+// Plan implements watch.Actions: how create-replica would go about it, were the
+// server stopped now.
+func (w *watched) Plan(ctx context.Context) (string, error) {
+	dir, err := w.dataDir()
+	if err != nil {
+		return "", err
+	}
+	// Patroni stops the server first.
+	g := catchup.GatherOptions{Purpose: catchup.Replica, Dir: dir, Stopped: true, Log: w.log, Leader: w.leaderFacts, Major: w.serverMajor(ctx)}
+	if g.Repo, g.SystemID, err = w.clusterRepository(ctx); err != nil {
+		return "", err
+	}
+	facts, err := catchup.Gather(ctx, g)
+	if err != nil {
+		return "", err
+	}
+	plan, err := catchup.Decide(facts)
+	if err != nil {
+		return "", err
+	}
+	for _, rung := range plan.Rungs {
+		if rung.Name == plan.Choice {
+			return fmt.Sprintf("%s: %s; fetch %s, write %s, replay %s", rung.Name, rung.Reason, size(rung.Fetch), size(rung.Write), size(rung.Replay)), nil
+		}
+	}
+	return string(plan.Choice), nil
+}
+
+// Rebuild implements watch.Actions: this member's Patroni is asked to
+// reinitialise it, and followed until it streams.
+func (w *watched) Rebuild(ctx context.Context) error {
+	p, known, err := w.patroni()
+	if err != nil {
+		return err
+	}
+	if !known {
+		return usageError{finding.WithHint(errors.New("this node's Patroni is not known"), "set patroni in the configuration")}
+	}
+	w.adviseKeepData(p)
+	c, err := w.cluster(ctx)
+	if err != nil {
+		return err
+	}
+	self, ok := c.Member(w.member())
+	if !ok || self.APIURL == "" {
+		return fmt.Errorf("the REST API of %s is not in the DCS", w.member())
+	}
+	client, err := rest.New(p.Ctl, 0)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	if err := client.Reinitialize(ctx, self.APIURL, false); err != nil {
+		return fmt.Errorf("have %s rebuilt: %w", w.member(), err)
+	}
+	follow := &follower{client: client, name: w.member(), api: self.APIURL, log: w.log}
+	_, err = follow.run(ctx)
+	return err
+}
