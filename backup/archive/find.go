@@ -72,6 +72,10 @@ func (g *getter) findSegment(ctx context.Context, h pg.History, i repo.Incarnati
 		return nil, &AbsentError{g.opts.Name, fmt.Sprintf("it is not archived for timeline %s", i)}
 	}
 	g.shown = true
+	if more := g.opts.More; more != nil && (l.last > seg.Number || g.seen.shows(i, seg.Number+1)) {
+		g.opts.More = nil
+		more()
+	}
 	g.remember(ctx, seen{i, seg.Number, l.last})
 	return g.segmentPut(l.object.Object.Key), nil
 }

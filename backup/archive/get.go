@@ -47,6 +47,9 @@ type GetOptions struct {
 	// SeenFile keeps what the last good listing showed, between processes; ""
 	// forgets it. Its directory must exist.
 	SeenFile string
+	// More is called, once, when the segment is found and more are archived
+	// behind it, before it is fetched; nil: nobody wants to know.
+	More func()
 
 	Log *slog.Logger // nil discards
 }

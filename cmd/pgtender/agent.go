@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/pgtender/pgtender/backup/archive"
 	"github.com/pgtender/pgtender/backup/archive/agent"
 	"github.com/pgtender/pgtender/internal/finding"
 )
@@ -134,6 +135,7 @@ func (n *node) runAgent(ctx context.Context) error {
 		return err
 	}
 	defer release()
+	archive.Sweep(filepath.Join(dir, "pg_wal"))
 	s := &shared{node: n}
 	daemon := s.agent(filepath.Join(dir, "pg_wal"), fingerprint)
 	apart := n.apart()
@@ -162,7 +164,7 @@ func (s *shared) agent(walDir, fingerprint string) *agent.Agent {
 		WALDir: walDir, Archive: s.archive, Ahead: s.node.ahead(""), Timeout: time.Duration(s.node.Archive.PushTimeout),
 	}
 	return &agent.Agent{
-		Fingerprint: fingerprint, Version: toolVersion(), Pusher: pusher, Log: s.node.log,
+		Fingerprint: fingerprint, Version: toolVersion(), Pusher: pusher, Get: s.get(new(fetching), walDir), Log: s.node.log,
 		Keeper: &agent.Keeper{
 			WALDir: walDir, Repo: s.repository, Connect: s.connect, Role: s.role, Pusher: pusher,
 			Interval: time.Duration(s.node.Agent.Interval), Grace: time.Duration(s.node.Agent.Grace), MaxHold: int64(s.node.Agent.MaxHold), Log: s.node.log,

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pgtender/pgtender/backup/archive"
+	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/pg"
 )
 
@@ -19,6 +20,8 @@ func (a *app) archiveGetCmd() *cobra.Command {
 		Long: `Fetches a WAL segment or a timeline history, given as PostgreSQL's %f, and puts
 it at %p once every byte of it is verified. Which timelines' WAL is served
 follows --timeline, else the current leader's history, else the repository's.
+While a server recovers, what it will ask for next is fetched ahead, into a folder
+in pg_wal (archive.prefetch), by the agent or by a process that ends by itself.
 
 Exit status:
   0    the file is at DEST
@@ -42,15 +45,27 @@ Exit status:
 					return usagef("--timeline: %w", err)
 				}
 			}
-			return n.archiveGet(cmd.Context(), args[0], args[1], t)
+			return n.archiveGet(cmd.Context(), getRequest{name: args[0], dest: args[1], timeline: t, spawn: a.spawnPrefetch})
 		},
 	}
 	cmd.Flags().StringVar(&timeline, "timeline", "", "follow the history of timeline `NUMBER`, whatever the leader's is")
 	return cmd
 }
 
-func (n *node) archiveGet(ctx context.Context, name, dest string, t pg.Timeline) error {
-	opts := archive.GetOptions{Name: name, Dest: dest, Log: n.log}
+// getRequest is what one archive-get is asked.
+type getRequest struct {
+	name, dest string
+	timeline   pg.Timeline // to follow; 0: the cluster decides
+	// spawn starts a process that fetches ahead into the spool of dest's pg_wal.
+	spawn func(dest string, t pg.Timeline) error
+}
+
+func (n *node) archiveGet(ctx context.Context, q getRequest) error {
+	if n.fromSpool(ctx, q) {
+		return nil
+	}
+	name, dest := q.name, q.dest
+	opts := archive.GetOptions{Name: name, Dest: dest, Log: n.log, SeenFile: besideWAL(dest, ".pgtender-seen"), More: n.fetchAhead(ctx, q)}
 	n.breaker = breakerFor(dest)
 	if dir := dataDirOf(dest); dir != "" {
 		n.DataDir, n.foreign = dir, false
@@ -59,14 +74,11 @@ func (n *node) archiveGet(ctx context.Context, name, dest string, t pg.Timeline)
 			opts.SegmentSize = control.SegmentSize
 		}
 	}
-	opts.SeenFile = besideWAL(dest, ".pgtender-seen")
 	r, err := n.repository(ctx)
 	if err != nil {
 		return err
 	}
-	opts.Lineage = func(ctx context.Context) (archive.Lineage, error) {
-		return archive.ResolveLineage(ctx, r, archive.LineageOptions{Timeline: t, Leader: n.leaderHistory()})
-	}
+	opts.Lineage = n.lineage(r, q.timeline)
 	n.log.DebugContext(ctx, "asking the archive", "file", name, "standby", opts.Standby)
 	err = archive.Get(ctx, r, opts)
 	if absent := (*archive.AbsentError)(nil); errors.As(err, &absent) {
@@ -75,6 +87,13 @@ func (n *node) archiveGet(ctx context.Context, name, dest string, t pg.Timeline)
 		return exitError{code: exitFailed}
 	}
 	return err
+}
+
+// lineage finds the history to follow.
+func (n *node) lineage(r *repo.Repo, t pg.Timeline) func(context.Context) (archive.Lineage, error) {
+	return func(ctx context.Context) (archive.Lineage, error) {
+		return archive.ResolveLineage(ctx, r, archive.LineageOptions{Timeline: t, Leader: n.leaderHistory()})
+	}
 }
 
 // isArchiveGet reports whether the command line was meant to be an archive-get,

@@ -22,6 +22,7 @@ func (a *app) commands() []*cobra.Command {
 		a.receiveCmd(),
 		a.archivePushCmd(),
 		a.archiveGetCmd(),
+		a.archivePrefetchCmd(),
 		a.agentCmd(),
 		a.versionCmd(),
 	}

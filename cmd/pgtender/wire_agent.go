@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"path/filepath"
 	"sync"
 	"time"
@@ -131,4 +132,65 @@ func (s *shared) role(ctx context.Context, t pg.Timeline) agent.Role {
 		return agent.RoleReplica
 	}
 	return agent.RoleUnknown
+}
+
+// fetching is the fetching ahead for one pg_wal.
+type fetching struct {
+	mu     sync.Mutex
+	reader string // of the Prefetch that runs; "" if none does
+}
+
+// busy reports whether a Prefetch runs.
+func (f *fetching) busy() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.reader != ""
+}
+
+// get has a segment in the spool, and those that follow it as far as there is
+// room.
+func (s *shared) get(f *fetching, walDir string) func(asked, life context.Context, q agent.Request) error {
+	return func(asked, life context.Context, q agent.Request) error {
+		if err := agent.SameDir(filepath.Dir(q.Path), walDir); err != nil {
+			return err
+		}
+		r, err := s.repository(asked)
+		if err != nil {
+			return err
+		}
+		t := pg.Timeline(q.Timeline)
+		reader := readerOf(q.Fingerprint, t)
+		f.mu.Lock()
+		if f.reader == "" {
+			f.reader = reader
+			go s.fetch(life, f, r, walDir, reader, t)
+		}
+		other := f.reader != reader
+		f.mu.Unlock()
+		if other {
+			return errors.New("it fetches for another reader")
+		}
+		return archive.SpoolIn(walDir).Await(asked, q.Name, f.busy)
+	}
+}
+
+// fetch fetches ahead until nobody asks any more.
+func (s *shared) fetch(ctx context.Context, f *fetching, r *repo.Repo, walDir, reader string, t pg.Timeline) {
+	defer func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.reader = ""
+	}()
+	p := archive.Prefetch{
+		Repo: r, WALDir: walDir, Reader: reader, Inclusive: true, Bytes: int64(s.node.Archive.Prefetch), Workers: s.node.Archive.Workers,
+		Alive: serverIn(filepath.Dir(walDir)), Log: s.node.log,
+		Lineage: func(ctx context.Context) (archive.Lineage, error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.node.lineage(r, t)(ctx)
+		},
+	}
+	if err := p.Run(ctx); err != nil && ctx.Err() == nil {
+		s.node.log.DebugContext(ctx, "fetching ahead has ended", "error", err)
+	}
 }

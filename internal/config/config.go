@@ -179,6 +179,9 @@ type Archive struct {
 	// PostgreSQL asks for are archived along with it. Default 512MB; 0 archives
 	// nothing ahead.
 	PushAhead Bytes `yaml:"push_ahead"`
+	// Prefetch is how many bytes of segments are fetched ahead of a recovering
+	// server, into a folder in pg_wal. Default 128MB; 0 fetches nothing ahead.
+	Prefetch Bytes `yaml:"prefetch"`
 	// DCSTimeout is how long archive-push and archive-get ask the DCS about
 	// ownership, leadership and history before they go on without: a DCS
 	// outage never stops archiving. Default 5s.
@@ -264,7 +267,7 @@ func Default() Config {
 		Receive: Receive{Slot: "pgtender_receive", Every: Duration(time.Second), Size: 1 << 20},
 		S3:      S3{RetryBudget: Duration(2 * time.Minute)},
 		Backup:  Backup{Leader: "allow", MaxLag: 256 << 20, Compression: "zstd", Level: 1, ArchiveTimeout: Duration(10 * time.Minute), Checkpoint: "fast", FullFallback: "allow"},
-		Archive: Archive{PushTimeout: Duration(5 * time.Minute), Workers: 4, PushAhead: 512 << 20, DCSTimeout: Duration(5 * time.Second)},
+		Archive: Archive{PushTimeout: Duration(5 * time.Minute), Workers: 4, PushAhead: 512 << 20, Prefetch: 128 << 20, DCSTimeout: Duration(5 * time.Second)},
 		Watch: Watch{Mode: "off", Patience: Duration(5 * time.Minute), StartPatience: Duration(30 * time.Minute), Again: Duration(6 * time.Hour),
 			Spacing: Duration(15 * time.Minute), Settled: Duration(2 * time.Minute)},
 		Agent: Agent{Socket: "/run/pgtender/agent.sock", MaxHold: 16 << 30, Grace: Duration(time.Minute), Interval: Duration(10 * time.Second)},

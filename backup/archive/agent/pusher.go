@@ -73,7 +73,7 @@ func (p *Pusher) Push(ctx, life context.Context, path string) (archive.Outcome, 
 	if parsed, err := repo.ParseWALName(name); err != nil || parsed.Segment == "" || parsed.Partial || parsed.Backup {
 		return "", fmt.Errorf("%s is no whole segment, which is all that it archives", name)
 	}
-	if err := sameDir(filepath.Dir(path), p.WALDir); err != nil {
+	if err := SameDir(filepath.Dir(path), p.WALDir); err != nil {
 		return "", err
 	}
 	j, err := p.start(life, name, true)
@@ -226,7 +226,8 @@ func (p *Pusher) Stats() PushStats {
 	return p.stats
 }
 
-func sameDir(a, b string) error {
+// SameDir reports an error unless a is the agent's pg_wal b.
+func SameDir(a, b string) error {
 	own, err := os.Stat(b)
 	if err != nil {
 		return err

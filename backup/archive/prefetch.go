@@ -1,0 +1,287 @@
+package archive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/internal/pg"
+)
+
+// Prefetch fetches what recovery will ask for next into the spool of its pg_wal.
+type Prefetch struct {
+	Repo   *repo.Repo
+	WALDir string
+	// Lineage gives the history that the reader follows, by a fresh look; Reader
+	// tells it from readers that follow another one.
+	Lineage func(context.Context) (Lineage, error)
+	Reader  string
+	// Inclusive: the segment that is asked for is fetched too, for whoever asks
+	// waits for it. Otherwise it is fetched elsewhere.
+	Inclusive bool
+	Bytes     int64 // of segments in the spool at most
+	Workers   int   // fetches at the same time
+	// Alive reports whether somebody may still ask. Once it says no nothing is
+	// written any more, for the folder may be about to be removed.
+	Alive func() bool
+	// Linger is how long nobody may ask before it ends; 0 means half a minute.
+	Linger time.Duration
+	Log    *slog.Logger // nil discards
+}
+
+const (
+	defaultLinger = 30 * time.Second
+	// tick is how often the spool is looked at, refresh how often the history,
+	// and relist how often the archive's end.
+	tick    = 20 * time.Millisecond
+	refresh = 2 * time.Second
+	relist  = time.Second
+)
+
+// ErrBusy means that another Prefetch works at the spool.
+var ErrBusy = errors.New("another process fetches ahead")
+
+// Run fetches ahead of the segment that the spool was asked for last, until the
+// archive ends, nobody asks any more, or ctx ends. It leaves the spool empty.
+func (p *Prefetch) Run(ctx context.Context) error {
+	s := SpoolIn(p.WALDir)
+	release, ok := s.lock()
+	if !ok {
+		return ErrBusy
+	}
+	defer release()
+	for _, f := range s.files() {
+		os.Remove(s.path(f))
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r := &prefetching{Prefetch: p, spool: s}
+	defer func() {
+		cancel()
+		r.fetches.Wait()
+		if p.Alive() {
+			s.clear()
+		}
+	}()
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for {
+		more, err := r.step(ctx)
+		if !more || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// prefetching is a Prefetch at work.
+type prefetching struct {
+	*Prefetch
+	spool   Spool
+	lineage Lineage
+	size    pg.SegmentSize
+	checked time.Time // when lineage was found
+	asked   pg.Segment
+	next    pg.SegmentNumber // to be fetched
+	ahead   []repo.WALObject // listed, from next on
+	listed  time.Time        // when; zero: the course has changed
+
+	fetches sync.WaitGroup
+	mu      sync.Mutex
+	course  int // changes with the history: what was begun before counts no more
+	running int
+	failed  error
+}
+
+// step does what is to be done now, and reports whether to go on.
+func (r *prefetching) step(ctx context.Context) (more bool, err error) {
+	name, at := r.spool.asked()
+	linger := r.Linger
+	if linger == 0 {
+		linger = defaultLinger
+	}
+	if name == "" || time.Since(at) > linger || !r.Alive() {
+		return false, nil
+	}
+	if time.Since(r.checked) > refresh {
+		if err := r.look(ctx); err != nil {
+			return false, err
+		}
+	}
+	seg, err := pg.ParseSegment(name, r.size)
+	if err != nil {
+		return false, err
+	}
+	r.follow(seg)
+	if r.listed.IsZero() || len(r.ahead) == 0 && time.Since(r.listed) > relist {
+		if err := r.list(ctx); err != nil {
+			return false, err
+		}
+	}
+	left := r.fill(ctx)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return left > 0 || r.running > 0 || len(r.ahead) > 0, r.failed
+}
+
+// look finds out which history counts, drops what is not of it, and says that
+// the rest is fresh.
+func (r *prefetching) look(ctx context.Context) error {
+	begin := time.Now()
+	l, err := r.Lineage(ctx)
+	if err != nil {
+		return fmt.Errorf("find the history to follow: %w", err)
+	}
+	if r.size == 0 {
+		if r.size, err = SegmentSize(ctx, r.Repo); err != nil {
+			return err
+		}
+	}
+	if l.Timeline != r.lineage.Timeline || !l.History.Equal(r.lineage.History) {
+		r.mu.Lock()
+		r.course++
+		r.mu.Unlock()
+		for _, f := range r.spool.files() {
+			os.Remove(r.spool.path(f))
+		}
+		r.lineage, r.asked, r.listed = l, pg.Segment{}, time.Time{}
+	}
+	r.checked = begin
+	if err := replaceHint(r.spool.path("fresh"), []byte(r.Reader)); err != nil {
+		return err
+	}
+	return os.Chtimes(r.spool.path("fresh"), time.Time{}, begin)
+}
+
+// follow notes what was asked for. A jump begins anew.
+func (r *prefetching) follow(seg pg.Segment) {
+	if r.asked.Timeline == 0 || seg.Number < r.asked.Number || seg.Number > r.next {
+		r.next, r.ahead, r.listed = seg.Number, nil, time.Time{}
+		if !r.Inclusive {
+			r.next++
+		}
+	}
+	r.asked = seg
+}
+
+// list finds what is archived from the next segment on.
+func (r *prefetching) list(ctx context.Context) error {
+	r.ahead, r.listed = nil, time.Now()
+	next := r.next
+	for o, err := range Along(ctx, r.Repo, r.lineage.History, r.size, next) {
+		if err != nil {
+			return err
+		}
+		if o.Segment.Number != next || len(r.ahead) == ahead {
+			break // a hole, or enough for now
+		}
+		r.ahead = append(r.ahead, o)
+		next++
+	}
+	return nil
+}
+
+// fill begins fetches as far as there is room, and gives the number of segments
+// that lie in the spool.
+func (r *prefetching) fill(ctx context.Context) int {
+	here := map[pg.SegmentNumber]bool{}
+	for _, f := range r.spool.files() {
+		seg, err := pg.ParseSegment(f[:24], r.size)
+		if err == nil && seg.Number >= r.asked.Number && seg.Number < r.next {
+			here[seg.Number] = true
+		} else {
+			os.Remove(r.spool.path(f)) // passed by
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for len(r.ahead) > 0 && r.running < max(1, r.Workers) && int64(len(here)+r.running+1)*int64(r.size) <= r.Bytes {
+		o := r.ahead[0]
+		r.ahead, r.next = r.ahead[1:], o.Segment.Number+1
+		if o.Segment.Number < r.asked.Number {
+			continue
+		}
+		r.running++
+		course := r.course
+		r.fetches.Go(func() { r.fetch(ctx, o, course) })
+	}
+	return len(here)
+}
+
+// fetch lays down one segment. What it fails at, whoever asks for the segment
+// finds out.
+func (r *prefetching) fetch(ctx context.Context, o repo.WALObject, course int) {
+	err := r.lay(ctx, o, course)
+	if err != nil && ctx.Err() == nil && r.Log != nil {
+		r.Log.DebugContext(ctx, "not fetched ahead", "key", o.Object.Key, "error", err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.running--
+	if err != nil && !errors.Is(err, repo.ErrCorrupt) && !errors.Is(err, fs.ErrNotExist) {
+		r.failed = err
+	}
+}
+
+func (r *prefetching) lay(ctx context.Context, o repo.WALObject, course int) (err error) {
+	f, err := os.CreateTemp(r.spool.dir, "tmp-*")
+	if err != nil {
+		return err
+	}
+	digest := repo.NewDigester()
+	_, err = r.Repo.ReadWAL(ctx, o.Object.Key, io.MultiWriter(f, digest))
+	err = errors.Join(err, f.Close())
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil && course != r.course {
+		err = fs.ErrNotExist // not on the history that counts now
+	}
+	if err == nil {
+		name := o.Segment.Name(r.size) + "~" + digest.Digest().String()
+		err = os.Rename(f.Name(), r.spool.path(name))
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
+}
+
+// Await waits until a segment lies in the spool, for as long as a Prefetch works
+// at it and ctx lasts.
+func (s Spool) Await(ctx context.Context, name string, working func() bool) error {
+	ticker := time.NewTicker(tick / 4)
+	defer ticker.Stop()
+	for {
+		if _, ok := s.find(name); ok {
+			return nil
+		}
+		if !working() {
+			return fmt.Errorf("%s is not to be had ahead", name)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-ticker.C:
+		}
+	}
+}
+
+// IsRecovery reports whether dest is where a recovering server wants a segment,
+// which asks for one after the other (RestoreArchivedFile, xlogarchive.c);
+// pg_rewind and Patroni name another place.
+func IsRecovery(name, dest string) bool {
+	return pg.IsSegmentName(name) && strings.HasPrefix(filepath.Base(dest), "RECOVERYXLOG")
+}

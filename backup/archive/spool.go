@@ -1,0 +1,191 @@
+package archive
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/internal/pg"
+)
+
+// Spool is the folder beside pg_wal's segments in which a [Prefetch] lays down
+// what recovery will ask for next. It is only ever a shortcut: what is not there,
+// not fresh or not intact is fetched as if there were no spool.
+//
+//	SEGMENT~DIGEST   a whole segment, named after the digest of its bytes
+//	fresh            its age tells when the segments were last proved to be the
+//	                 ones to serve, its content to whom
+//	asked            the segment that was asked for last
+//	lock             held by the one Prefetch that works here
+type Spool struct{ dir string }
+
+// SpoolIn gives the spool of a pg_wal. No backup takes it along.
+func SpoolIn(walDir string) Spool { return Spool{filepath.Join(walDir, ".pgtender-spool")} }
+
+// freshFor is how long what lies in a spool may be handed over after it was
+// proved to be of the reader's history: less than Patroni takes to tell of a
+// new leader.
+const freshFor = 5 * time.Second
+
+func (s Spool) path(name string) string { return filepath.Join(s.dir, name) }
+
+// Ask notes which segment recovery asks for.
+func (s Spool) Ask(name string) error {
+	if err := os.Mkdir(s.dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return replaceHint(s.path("asked"), []byte(name))
+}
+
+// asked gives the segment that was asked for last, and when.
+func (s Spool) asked() (name string, at time.Time) {
+	info, err := os.Stat(s.path("asked"))
+	if err != nil {
+		return "", time.Time{}
+	}
+	content, err := small(s.path("asked"))
+	if err != nil {
+		return "", time.Time{}
+	}
+	return string(content), info.ModTime()
+}
+
+// Take moves a segment to dest if it lies in the spool, is fresh for that reader
+// and intact: every byte of it is read. False: fetch it.
+func (s Spool) Take(name, dest, reader string) bool {
+	file, ok := s.find(name)
+	if !ok || !s.isFresh(reader) {
+		return false
+	}
+	if err := intact(s.path(file), name); err != nil {
+		os.Remove(s.path(file)) // it is of no use to anybody
+		return false
+	}
+	return os.Rename(s.path(file), dest) == nil
+}
+
+// find gives the name of the file that holds a segment.
+func (s Spool) find(name string) (string, bool) {
+	for _, f := range s.files() {
+		if strings.HasPrefix(f, name+"~") {
+			return f, true
+		}
+	}
+	return "", false
+}
+
+// files names the segments' files.
+func (s Spool) files() []string {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, e := range entries {
+		if segment, digest, ok := strings.Cut(e.Name(), "~"); ok && pg.IsSegmentName(segment) {
+			if _, err := repo.ParseDigest(digest); err == nil {
+				out = append(out, e.Name())
+			}
+		}
+	}
+	return out
+}
+
+func (s Spool) isFresh(reader string) bool {
+	info, err := os.Stat(s.path("fresh"))
+	if err != nil {
+		return false
+	}
+	if age := time.Since(info.ModTime()); age < 0 || age > freshFor {
+		return false
+	}
+	content, err := small(s.path("fresh"))
+	return err == nil && string(content) == reader
+}
+
+// intact reports an error unless a file holds the segment that its name says,
+// with the digest that its name says.
+func intact(path, name string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close() // opened for reading
+	_, digest, _ := strings.Cut(filepath.Base(path), "~")
+	want, err := repo.ParseDigest(digest)
+	if err != nil {
+		return err
+	}
+	var head [pageHeader]byte
+	if _, err := f.ReadAt(head[:], 0); err != nil {
+		return err
+	}
+	size, ok := segmentSizeIn(head[:])
+	if !ok {
+		return fmt.Errorf("%s does not begin like a segment", path)
+	}
+	seg, err := pg.ParseSegment(name, size)
+	if err != nil {
+		return err
+	}
+	if at := pg.LSN(binary.LittleEndian.Uint64(head[8:])); at != size.Start(seg.Number) {
+		return fmt.Errorf("%s begins at %s", path, at)
+	}
+	got := repo.NewDigester()
+	if n, err := io.CopyBuffer(got, io.NewSectionReader(f, 0, 1<<40), make([]byte, 256<<10)); err != nil || n != int64(size) || got.Digest() != want {
+		return errors.Join(err, fmt.Errorf("%s: %d bytes with another digest", path, n))
+	}
+	return nil
+}
+
+// clear removes everything but the lock.
+func (s Spool) clear() {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if e.Name() != "lock" {
+			os.Remove(s.path(e.Name()))
+		}
+	}
+}
+
+// strayAge is how old what a killed process left in pg_wal must be before it is
+// removed.
+const strayAge = 10 * time.Minute
+
+// Sweep removes what killed processes left in a pg_wal: a spool that nobody
+// works at, and unfinished files of fetches. It is a matter of space alone, so
+// that what cannot be removed stays.
+func Sweep(walDir string) {
+	stray := func(path string) bool {
+		info, err := os.Lstat(path)
+		return err == nil && time.Since(info.ModTime()) > strayAge
+	}
+	s := SpoolIn(walDir)
+	if stray(s.dir) {
+		if release, ok := s.lock(); ok {
+			s.clear()
+			os.Remove(s.path("lock"))
+			os.Remove(s.dir)
+			release()
+		}
+	}
+	temps, err := filepath.Glob(filepath.Join(escapeGlob(walDir), ".*.pgtender-tmp"))
+	if err != nil {
+		return
+	}
+	for _, path := range temps {
+		if stray(path) {
+			os.Remove(path)
+		}
+	}
+}

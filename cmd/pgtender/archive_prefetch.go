@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/pgtender/pgtender/backup/archive"
+	"github.com/pgtender/pgtender/backup/archive/agent"
+	"github.com/pgtender/pgtender/internal/pg"
+)
+
+// archivePrefetchCmd is what archive-get starts beside a recovering server.
+func (a *app) archivePrefetchCmd() *cobra.Command {
+	var timeline string
+	cmd := &cobra.Command{
+		Use:   "archive-prefetch DEST",
+		Short: "Fetch ahead for archive-get, which starts this by itself",
+		Long: `Fetches the WAL segments that follow the one a recovering server asked for last,
+into the folder .pgtender-spool beside DEST, until the archive ends, the server is
+gone or nobody asked for half a minute.`,
+		Example: "  pgtender archive-prefetch pg_wal/RECOVERYXLOG",
+		Args:    cobra.ExactArgs(1),
+		Hidden:  true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			n, err := a.node()
+			if err != nil {
+				return err
+			}
+			defer n.close()
+			var t pg.Timeline
+			if timeline != "" {
+				if t, err = parseTimeline(timeline); err != nil {
+					return usagef("--timeline: %w", err)
+				}
+			}
+			return n.prefetch(cmd.Context(), args[0], t)
+		},
+	}
+	cmd.Flags().StringVar(&timeline, "timeline", "", "as archive-get has it")
+	return cmd
+}
+
+func (n *node) prefetch(ctx context.Context, dest string, t pg.Timeline) error {
+	dir, reader := dataDirOf(dest), n.reader(t)
+	n.DataDir, n.foreign = dir, false
+	r, err := n.repository(ctx)
+	if err != nil {
+		return err
+	}
+	p := archive.Prefetch{
+		Repo: r, WALDir: filepath.Dir(dest), Reader: reader, Lineage: n.lineage(r, t),
+		Bytes: int64(n.Archive.Prefetch), Workers: n.Archive.Workers, Alive: serverIn(dir), Log: n.log,
+	}
+	return p.Run(ctx)
+}
+
+// reader tells readers of WAL apart that may have different segments.
+func (n *node) reader(t pg.Timeline) string { return readerOf(n.fingerprint(), t) }
+
+func readerOf(fingerprint string, t pg.Timeline) string { return fingerprint + " " + t.String() }
+
+// serverIn reports whether a server runs, or recovers, in a data directory.
+func serverIn(dir string) func() bool {
+	return func() bool { return dir != "" && exists(filepath.Join(dir, "postmaster.pid")) }
+}
+
+// wantsAhead reports whether a segment is asked for by a recovering server, so that
+// the next ones will be too.
+func (n *node) wantsAhead(q getRequest) bool {
+	return n.Archive.Prefetch > 0 && archive.IsRecovery(q.name, q.dest) && besideWAL(q.dest, "x") != "" && serverIn(dataDirOf(q.dest))()
+}
+
+// fromSpool reports whether the segment was fetched ahead, or by the agent, and
+// lies at its destination now.
+func (n *node) fromSpool(ctx context.Context, q getRequest) bool {
+	if !n.wantsAhead(q) {
+		return false
+	}
+	spool := archive.SpoolIn(filepath.Dir(q.dest))
+	if err := spool.Ask(q.name); err != nil {
+		n.log.DebugContext(ctx, "nothing is fetched ahead", "error", err)
+		return false
+	}
+	if spool.Take(q.name, q.dest, n.reader(q.timeline)) {
+		n.log.DebugContext(ctx, "fetched ahead", "file", q.name)
+		return true
+	}
+	abs, err := filepath.Abs(q.dest)
+	if err != nil || n.Agent.Socket == "" {
+		return false
+	}
+	_, err = agent.Ask(ctx, n.Agent.Socket, agent.Request{Fingerprint: n.fingerprint(), Do: agent.DoGet, Name: q.name, Path: abs, Timeline: uint32(q.timeline)})
+	if err != nil {
+		n.log.DebugContext(ctx, "not fetched by the agent", "file", q.name, "error", err)
+		return false
+	}
+	return spool.Take(q.name, q.dest, n.reader(q.timeline))
+}
+
+// fetchAhead gives what starts a process that fetches ahead, nil if nothing is to
+// be fetched.
+func (n *node) fetchAhead(ctx context.Context, q getRequest) func() {
+	if q.spawn == nil || !n.wantsAhead(q) {
+		return nil
+	}
+	return func() {
+		if err := q.spawn(q.dest, q.timeline); err != nil {
+			n.log.DebugContext(ctx, "nothing is fetched ahead", "error", err)
+		}
+	}
+}
+
+// spawnPrefetch starts a process that outlives this one, for restore_command must
+// return: in a session of its own, with the same working directory, flags and
+// environment, and with none of PostgreSQL's files open.
+func (a *app) spawnPrefetch(dest string, t pg.Timeline) error {
+	program, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	args := []string{"archive-prefetch"}
+	for _, f := range []struct{ name, value string }{
+		{"config", a.configPath}, {"repository", a.repository}, {"cluster", a.cluster}, {"log-level", a.logLevel}, {"log-format", a.logFormat},
+	} {
+		if f.value != "" {
+			args = append(args, "--"+f.name, f.value)
+		}
+	}
+	if t != 0 {
+		args = append(args, "--timeline", t.String())
+	}
+	unix.CloseRange(3, 1<<32-1, unix.CLOSE_RANGE_CLOEXEC) // Go's own are marked so anyway
+	cmd := exec.Command(program, append(args, "--", dest)...)
+	cmd.Env = a.environ
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	return cmd.Process.Release()
+}
