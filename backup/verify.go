@@ -102,7 +102,7 @@ func Verify(ctx context.Context, o VerifyOptions) (Verification, error) {
 		b := &v.Backups[i]
 		b.OK = len(b.Faults) == 0
 		v.OK = v.OK && b.OK
-		if err := keepResult(ctx, o.Repo, b.ID, v.Depth, b.Faults, o.By); err != nil {
+		if err := KeepResult(ctx, o.Repo, b.ID, v.Depth, b.Faults, o.By); err != nil {
 			return v.Verification, err
 		}
 	}
@@ -313,9 +313,9 @@ func (v *verifier) walFault(judged *archive.Verified, f *archive.FaultSpan) {
 	}
 }
 
-// keepResult stores what a verification found, in place of the last one of its
+// KeepResult stores what a verification found, in place of the last one of its
 // depth.
-func keepResult(ctx context.Context, r *repo.Repo, id repo.BackupID, depth string, faults []string, by string) error {
+func KeepResult(ctx context.Context, r *repo.Repo, id repo.BackupID, depth string, faults []string, by string) error {
 	events, err := r.Events(ctx)
 	if err != nil {
 		return fmt.Errorf("keep the result of the verification: %w", err)

@@ -9,6 +9,7 @@ func (a *app) commands() []*cobra.Command {
 		a.topologyCmd(),
 		a.backupCmd(),
 		a.infoCmd(),
+		a.verifyCmd(),
 		a.expireCmd(),
 		a.deleteCmd(),
 		a.pinCmd(),

@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/pgtender/pgtender/backup/archive"
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/backup/repo/repotest"
 	"github.com/pgtender/pgtender/backup/storage/file"
@@ -29,8 +32,9 @@ func newShelf(t *testing.T, env ...string) *shelf {
 	if err != nil {
 		t.Fatal(err)
 	}
-	env = append(env, "PGTENDER_REPOSITORY=file://"+dir, "PGTENDER_CLUSTER="+repotest.Cluster.String())
-	return &shelf{t, dir, repo.Open(s, repotest.Cluster, repo.Options{}), env}
+	cluster := repo.ClusterID{Scope: "main", SystemID: scriptSystemID}
+	env = append(env, "PGTENDER_REPOSITORY=file://"+dir, "PGTENDER_CLUSTER="+cluster.String())
+	return &shelf{t, dir, repo.Open(s, cluster, repo.Options{}), env}
 }
 
 // backup stores one that needs segment n of timeline 1.
@@ -38,6 +42,7 @@ func (s *shelf) backup(n int) repo.BackupID {
 	s.t.Helper()
 	ctx, id := s.t.Context(), repotest.ID(n)
 	b := repotest.Backup(id)
+	b.Scope, b.SystemID = "main", scriptSystemID
 	b.SegmentSize, b.History, b.Tablespaces = scriptSegmentSize, nil, nil
 	at := b.SegmentSize.Start(pg.SegmentNumber(n))
 	b.Start, b.Stop = pg.Pos{Timeline: 1, LSN: at + 40}, pg.Pos{Timeline: 1, LSN: at + 300}
@@ -65,13 +70,10 @@ func (s *shelf) backup(n int) repo.BackupID {
 
 func (s *shelf) segment(n int) {
 	s.t.Helper()
-	d, err := s.r.EncodeWAL(repo.WALHeader{
-		SystemID: repotest.Cluster.SystemID, Incarnation: repo.IncarnationOf(pg.FirstTimeline()), Segment: pg.SegmentNumber(n), SegmentSize: scriptSegmentSize,
-		PageMagic: 0xD116, End: pg.SegmentSize(scriptSegmentSize).Start(pg.SegmentNumber(n + 1)),
-	}, nil, nil, bytes.NewReader(make([]byte, scriptSegmentSize)))
+	path := filepath.Join(s.t.TempDir(), pg.Segment{Timeline: 1, Number: pg.SegmentNumber(n)}.Name(scriptSegmentSize))
+	err := os.WriteFile(path, segment(uint64(n), uint64(n-1)<<20+40), 0o600)
 	if err == nil {
-		defer d.Close()
-		err = s.r.PutWAL(s.t.Context(), s.r.WALKey(&d.Header), d)
+		_, err = archive.Push(s.t.Context(), s.r, archive.PushOptions{Path: path, SystemID: scriptSystemID})
 	}
 	if err != nil {
 		s.t.Fatal(err)
@@ -195,4 +197,38 @@ func TestDatesOfPins(t *testing.T) {
 			t.Errorf("%s is %s (%v), want %s", text, got, err, want)
 		}
 	}
+}
+
+func TestVerifyNamesWhatIsWrong(t *testing.T) {
+	s := newShelf(t, "HOME="+t.TempDir())
+	s.run(1, "verify")
+	one := s.backup(1)
+	s.backup(2)
+	out, _ := s.run(0, "verify")
+	contains(t, out, "ok     backup "+one.String(), "quick: 2 backups, 2 packs", "2 WAL segments")
+	out, _ = s.run(0, "verify", "--deep", "--json", one.String())
+	contains(t, out, `"depth": "deep"`, `"ok": true`)
+	out, _ = s.run(0, "info")
+	contains(t, out, "verified (deep)", "verified (quick)", "in order")
+	pack := filepath.Join(s.dir, "main", scriptSystemID.String(), "pack", one.String(), "00000001")
+	content, err := os.ReadFile(pack)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content[100] ^= 4
+	if err := os.WriteFile(pack, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.run(0, "verify")
+	out, _ = s.run(1, "verify", "--deep")
+	contains(t, out, "error  backup "+one.String(), "pack/"+one.String()+"/00000001 is damaged at byte 64")
+	if err := os.Remove(pack); err != nil {
+		t.Fatal(err)
+	}
+	out, _ = s.run(1, "verify", "--json")
+	contains(t, out, "is missing", `"ok": false`)
+	out, _ = s.run(0, "info")
+	contains(t, out, "verified (quick)", "1 faults, the first: pack")
+	s.run(2, "verify", "--deep", "--restore")
+	s.run(2, "verify", "yesterday's")
 }

@@ -32,6 +32,8 @@ func TestJSONKeysAreStable(t *testing.T) {
 		"check":          new(checkResult),
 		"version":        new(versionResult),
 		"acknowledge":    new(acknowledged),
+		"verify":         new(backup.Verification),
+		"verify restore": new(drills),
 		"expire":         new(expiry),
 		"delete":         new(deletion),
 		"pin":            new(pinned),

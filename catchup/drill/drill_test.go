@@ -1,0 +1,145 @@
+package drill_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgtender/pgtender/backup"
+	"github.com/pgtender/pgtender/backup/archive"
+	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/backup/storage/file"
+	"github.com/pgtender/pgtender/catchup"
+	"github.com/pgtender/pgtender/catchup/drill"
+	"github.com/pgtender/pgtender/internal/pg"
+	"github.com/pgtender/pgtender/internal/pg/server"
+	"github.com/pgtender/pgtender/internal/pgtest"
+)
+
+// TestMain makes this program an archive_command and a restore_command:
+//
+//	env DRILL_TEST_STORE=DIR DRILL_TEST_SYSTEM=ID PROGRAM push %p
+//	env DRILL_TEST_STORE=DIR DRILL_TEST_SYSTEM=ID PROGRAM get %f %p TIMELINE
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("DRILL_TEST_STORE"); dir != "" {
+		os.Exit(command(context.Background(), dir, os.Args[1:]))
+	}
+	os.Exit(m.Run())
+}
+
+func command(ctx context.Context, dir string, args []string) int {
+	r, err := openRepo(ctx, dir, os.Getenv("DRILL_TEST_SYSTEM"))
+	if err == nil && args[0] == "push" {
+		_, err = archive.Push(ctx, r, archive.PushOptions{Path: args[1]})
+	} else if err == nil {
+		var t pg.Timeline
+		if _, err = fmt.Sscan(args[3], &t); err == nil {
+			err = archive.Get(ctx, r, archive.GetOptions{Name: args[1], Dest: args[2], Lineage: func(ctx context.Context) (archive.Lineage, error) {
+				return archive.ResolveLineage(ctx, r, archive.LineageOptions{Timeline: t})
+			}})
+		}
+	}
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, archive.ErrAbsent):
+		return 1
+	}
+	fmt.Fprintln(os.Stderr, err)
+	return 126
+}
+
+func openRepo(ctx context.Context, dir, system string) (*repo.Repo, error) {
+	id, err := pg.ParseSystemID(system)
+	if err != nil {
+		return nil, err
+	}
+	s, err := file.Open(ctx, file.Options{Dir: dir, Create: true, DirMode: 0o777, FileMode: 0o666})
+	if err != nil {
+		return nil, err
+	}
+	return repo.Open(s, repo.ClusterID{Scope: "demo", SystemID: id}, repo.Options{}), nil
+}
+
+func TestABackupIsTried(t *testing.T) {
+	c := pgtest.New(t, pgtest.Options{Major: pgtest.DefaultMajor, Checksums: true})
+	store := pgtest.Dir(t)
+	if err := os.Chmod(store, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	system := c.Value(t, "SELECT system_identifier FROM pg_control_system()")
+	program := fmt.Sprintf("env DRILL_TEST_STORE=%s DRILL_TEST_SYSTEM=%s %s ", store, system, pgtest.Install(t, "drill"))
+	r, err := openRepo(t.Context(), store, system)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Configure(t, map[string]string{"archive_mode": "on", "archive_command": program + "push %p"})
+	c.Restart(t)
+	space := pgtest.Dir(t)
+	c.Exec(t, "CREATE TABLE numbers AS SELECT generate_series(1, 5000) AS n; CREATE INDEX ON numbers (n)")
+	c.Exec(t, fmt.Sprintf("CREATE TABLESPACE other LOCATION '%s'", space))
+	c.Exec(t, "CREATE TABLE elsewhere (n int) TABLESPACE other; INSERT INTO elsewhere VALUES (42)")
+	taken, err := backup.Take(t.Context(), backup.Options{
+		Repo: r, DataDir: c.DataDir, Source: func(ctx context.Context) (*server.Conn, error) { return server.Connect(ctx, c.Options()) },
+		Member: "m1", Host: "h1", ToolVersion: "test", Fast: true, ArchiveTimeout: time.Minute,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	scratch := pgtest.Dir(t)
+	text := func(s string) *string { return &s }
+	run := func(checks ...drill.Check) drill.Result {
+		t.Helper()
+		result, err := drill.Run(t.Context(), drill.Options{
+			Repo: r, ScratchDir: scratch, BinDir: pgtest.BinDir(t, c.Major), Role: c.Options().User, Checks: checks, By: "test",
+			RestoreCommand: func(p catchup.Plan) (string, error) { return program + "get %f %p " + p.Timeline.String(), nil },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if left, err := os.ReadDir(scratch); err != nil || len(left) > 0 {
+			t.Errorf("the scratch directory holds %v (%v)", left, err)
+		}
+		return result
+	}
+
+	got := run(drill.Check{SQL: "SELECT count(*), sum(n) FROM numbers", Expect: text("5000|12502500\n")}, drill.Check{SQL: "SELECT n FROM elsewhere", Expect: text("42")}, drill.Check{SQL: "SELECT 1"})
+	if !got.OK || got.Backup != taken.Backup.ID || got.Consistent < taken.Backup.Stop.LSN || len(got.Checks) != 5 {
+		t.Errorf("%+v", got)
+	}
+	for _, check := range got.Checks {
+		if !check.OK || check.Got == "0 bytes" && check.SQL == "pg_dumpall" {
+			t.Errorf("%+v", check)
+		}
+	}
+	got = run(drill.Check{SQL: "SELECT count(*) FROM numbers", Expect: text("4999")}, drill.Check{SQL: "SELECT * FROM nothing"}, drill.Check{Database: "nowhere", SQL: "SELECT 1"})
+	if got.OK || len(got.Faults) != 3 || !strings.Contains(got.Faults[0], `the answer is "5000", not "4999"`) {
+		t.Errorf("%+v", got)
+	}
+	marks, err := backup.ReadMarks(t.Context(), r)
+	if m := marks[taken.Backup.ID].Verified[backup.DepthRestore]; err != nil || m.OK || !strings.HasPrefix(m.Faults, "3 faults") || m.By != "test" {
+		t.Errorf("kept: %+v (%v)", m, err)
+	}
+
+	// A damaged pack is a fault of the backup, not of the drill.
+	packs, err := filepath.Glob(filepath.Join(store, "demo", system, "pack", taken.Backup.ID.String(), "*"))
+	if err != nil || len(packs) == 0 {
+		t.Fatal(err, packs)
+	}
+	content, err := os.ReadFile(packs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	content[len(content)/3] ^= 1
+	if err := os.WriteFile(packs[0], content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got = run(); got.OK || len(got.Faults) != 1 || !strings.Contains(got.Faults[0], "damaged") {
+		t.Errorf("%+v", got)
+	}
+}
