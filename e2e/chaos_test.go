@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
-	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -29,13 +28,19 @@ type chaosMode struct {
 
 var chaosModes = []chaosMode{
 	{name: "always", archive: "always", guaranteed: true},
+	{name: "agent", archive: "on", agent: true, guaranteed: true},
 	{name: "on", archive: "on"},
 }
 
 // TestChaos lets a few failovers happen while archiving is blocked or slow.
 func TestChaos(t *testing.T) {
 	t.Parallel()
-	chaosRounds(t, chaosModes[0], 3)
+	for _, mode := range chaosModes[:2] {
+		t.Run(mode.name, func(t *testing.T) {
+			t.Parallel()
+			chaosRounds(t, mode, 2)
+		})
+	}
 }
 
 // TestSoakChaos does it for as long as it takes to believe it: PGTENDER_ROUNDS
@@ -68,12 +73,10 @@ func chaosRounds(t *testing.T, mode chaosMode, rounds int) {
 	s := prepareSite(t, siteOptions{Archive: hindered})
 	for _, n := range s.Nodes {
 		err := n.WriteConfig(func(c *lab.NodeConfig) {
-			c.Parameters = maps.Clone(c.Parameters)
-			if c.Parameters == nil {
-				c.Parameters = map[string]any{}
-			}
-			// Nothing but archiving may hold WAL back, or there would be nothing to lose.
-			c.Parameters["archive_mode"], c.Parameters["wal_keep_size"] = mode.archive, 0
+			c.Parameters = map[string]any{"archive_mode": mode.archive}
+			// Nothing but archiving shall hold WAL back, or there is nothing to
+			// lose. Patroni takes no less.
+			c.ClusterParameters = map[string]any{"wal_keep_size": "16MB", "min_wal_size": "32MB", "max_wal_size": "64MB"}
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -104,6 +107,7 @@ type chaos struct {
 	base   infoBackup
 	commit int // rows acknowledged so far, numbered from 1
 	holes  map[string]bool
+	agents *agents // of the round
 }
 
 func (c *chaos) begin(t *testing.T) {
@@ -121,6 +125,10 @@ func (c *chaos) round(t *testing.T) {
 	leader := c.WaitLeader()
 	c.WaitStreaming(2)
 	c.WaitSyncStandby()
+	if c.mode.agent {
+		c.agents = startAgents(t, c.site, "  grace: 2s\n")
+		defer c.agents.killAll()
+	}
 	hindrance := c.hinder(t, leader)
 	c.write(t, leader)
 	event := c.happen(t, leader)
@@ -197,19 +205,29 @@ func (c *chaos) happen(t *testing.T, leader *lab.Node) string {
 		return "switchover to " + next.Name
 	case 1:
 		standby := c.WaitSyncStandby()
-		standby.Kill()
+		c.die(standby)
 		c.Expire(standby)
 		c.WaitSyncStandby()
 		return standby.Name + " killed, a standby"
 	case 2, 3:
+		c.die(leader)
 		failOver(t, c.site, leader)
 		if err := leader.Wipe(); err != nil {
 			t.Fatal(err)
 		}
 		return leader.Name + " gone for good, the leader"
 	}
+	c.die(leader)
 	failOver(t, c.site, leader)
 	return leader.Name + " killed, the leader"
+}
+
+// die kills all of a member, its agent too.
+func (c *chaos) die(n *lab.Node) {
+	n.Kill()
+	if c.agents != nil {
+		c.agents.kill(n)
+	}
 }
 
 // archivedAll waits until the archive has what the leader has written so far.
