@@ -1,0 +1,220 @@
+package backup_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgtender/pgtender/backup"
+	"github.com/pgtender/pgtender/backup/archive"
+	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/backup/repo/repotest"
+	"github.com/pgtender/pgtender/backup/storage"
+	"github.com/pgtender/pgtender/internal/pg"
+)
+
+const day = 24 * time.Hour
+
+// stock is a repository of five backups, one a day, the newest a day old, each
+// of which needs two segments of ten that are archived a day. All lie on
+// timeline 1.
+func stock(p backup.Policy) *backup.Stock {
+	now := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	if p.Grace == 0 {
+		p.Grace = day
+	}
+	if p.MarkerGrace == 0 {
+		p.MarkerGrace = time.Hour
+	}
+	first := repo.IncarnationOf(pg.FirstTimeline())
+	s := &backup.Stock{
+		Now: now, Policy: p, Lineage: archive.Lineage{History: pg.FirstTimeline(), Source: archive.SourceLeader},
+		Histories: map[repo.Incarnation]pg.History{first: pg.FirstTimeline()}, SegmentSize: shopSegment,
+		Packs: make(map[repo.BackupID][]repo.Pack), Fences: make(map[repo.BackupID]time.Time), Marks: make(map[repo.BackupID]backup.Marks),
+		Acknowledged: make(map[string]bool),
+	}
+	for n := 1; n <= 5; n++ {
+		addBackup(s, n, now.Add(-time.Duration(6-n)*day), pg.FirstTimeline(), pg.SegmentNumber(10*n))
+		s.WAL = append(s.WAL, backup.WALSpan{Incarnation: first, First: pg.SegmentNumber(10 * n), Last: pg.SegmentNumber(10*n + 9), Objects: 10, Bytes: 1000, Newest: now.Add(-time.Duration(5-n) * day)})
+	}
+	return s
+}
+
+// addBackup adds a full backup with a pack of its own that starts in segment n.
+func addBackup(s *backup.Stock, id int, stored time.Time, h pg.History, n pg.SegmentNumber) {
+	b := repotest.Backup(repotest.ID(id))
+	b.SegmentSize, b.History, b.Started = shopSegment, h.Forks, stored.Add(-time.Hour)
+	b.Start = pg.Pos{Timeline: h.Timeline, LSN: shopSegment.Start(n) + 40}
+	b.Stop = pg.Pos{Timeline: h.Timeline, LSN: shopSegment.Start(n+1) + 40}
+	pack := repo.Pack{PackRef: repo.PackRef{Backup: b.ID, Number: 1}, Size: 100}
+	s.Backups = append(s.Backups, backup.StockBackup{ID: b.ID, Backup: &b, Stored: stored, Packs: []repo.Pack{pack}, Size: 10})
+	s.Packs[b.ID] = []repo.Pack{pack}
+}
+
+func condemn(s *backup.Stock, id int, ago time.Duration, v repo.Verdict, data map[string]string) {
+	s.Condemned = append(s.Condemned, repo.Condemnation{ID: repotest.ID(100 + id), Subject: repotest.ID(id).String(), Reason: "it was old", Since: s.Now.Add(-ago), Verdict: v, Data: data})
+}
+
+// decided renders a decision: a line for each item whose action is not keep.
+func decided(e backup.Expiry) []string {
+	var out []string
+	for _, it := range e.Items {
+		if it.Action == backup.Keep {
+			continue
+		}
+		name := it.Name
+		if id, err := repo.ParseBackupID(name); err == nil {
+			name = fmt.Sprint(uint64(id) & 0xffffff)
+		}
+		out = append(out, fmt.Sprintf("%s %s %s", it.Action, it.Kind, name))
+	}
+	return out
+}
+
+func TestWhatExpires(t *testing.T) {
+	two := pg.History{Timeline: 2, Forks: []pg.Fork{{Parent: 1, Switch: shopSegment.Start(45) + 100, Reason: "promoted"}}}
+	failover := func(s *backup.Stock) {
+		i := repo.IncarnationOf(two)
+		s.Histories[i], s.Lineage.History = two, two
+		s.WAL = append(s.WAL, backup.WALSpan{Incarnation: i, First: 45, Last: 60, Objects: 16, Bytes: 1600, Newest: s.Now})
+	}
+	for name, c := range map[string]struct {
+		policy backup.Policy
+		change func(*backup.Stock)
+		want   []string
+		why    map[int]string // words of a backup's reason
+	}{
+		"nothing without a policy": {why: map[int]string{1: "no retention", 5: "newest good"}},
+		"by number": {policy: backup.Policy{KeepBackups: 2}, want: []string{"condemn backup 1", "condemn backup 2", "condemn backup 3"},
+			why: map[int]string{1: "4 good backups are newer", 4: "number 2 of the 2"}},
+		"by age": {policy: backup.Policy{KeepFor: 3*day + time.Hour}, want: []string{"condemn backup 1", "condemn backup 2"},
+			why: map[int]string{2: "4 days old", 3: "kept for 3 days"}},
+		"by either": {policy: backup.Policy{KeepBackups: 1, KeepFor: 2*day + time.Hour}, want: []string{"condemn backup 1", "condemn backup 2", "condemn backup 3"}},
+		"the newest stays however old it is": {policy: backup.Policy{KeepFor: time.Minute},
+			want: []string{"condemn backup 1", "condemn backup 2", "condemn backup 3", "condemn backup 4"}, why: map[int]string{5: "newest good"}},
+		"a pin": {policy: backup.Policy{KeepBackups: 4}, change: func(s *backup.Stock) { s.Marks[repotest.ID(1)] = backup.Marks{Pin: &backup.Pin{}} }, why: map[int]string{1: "pinned"}},
+		"a pin that has run out": {policy: backup.Policy{KeepBackups: 4}, want: []string{"condemn backup 1"},
+			change: func(s *backup.Stock) { s.Marks[repotest.ID(1)] = backup.Marks{Pin: &backup.Pin{Until: s.Now}} }},
+		"within the grace period": {policy: backup.Policy{KeepBackups: 4}, change: func(s *backup.Stock) { condemn(s, 1, day-time.Minute, "", nil) }, want: []string{"wait backup 1"},
+			why: map[int]string{1: "stays for"}},
+		"after the grace period": {policy: backup.Policy{KeepBackups: 4}, change: func(s *backup.Stock) { condemn(s, 1, day, "", nil) },
+			want: []string{"remove backup 1", "remove packs 1", "condemn wal 00000001000000000000000A..000000010000000000000013"}},
+		"an older policy's condemnation is taken back": {policy: backup.Policy{KeepBackups: 5}, change: func(s *backup.Stock) { condemn(s, 1, day, "", nil) }, want: []string{"pardon backup 1"}},
+		"a pardoned one does not count":                {policy: backup.Policy{KeepBackups: 4}, change: func(s *backup.Stock) { condemn(s, 1, 9*day, repo.Pardoned, nil) }, want: []string{"condemn backup 1"}},
+		"a removal that has begun goes on": {policy: backup.Policy{KeepBackups: 5}, change: func(s *backup.Stock) { condemn(s, 1, day, repo.Removing, nil) },
+			want: []string{"remove backup 1", "remove packs 1", "condemn wal 00000001000000000000000A..000000010000000000000013"}},
+		"deleted by name": {policy: backup.Policy{KeepBackups: 5}, change: func(s *backup.Stock) { condemn(s, 2, day, "", map[string]string{"by": "delete"}) },
+			want: []string{"remove backup 2", "remove packs 2"}},
+		"deleted by name, but the last": {change: func(s *backup.Stock) {
+			s.Backups = s.Backups[4:]
+			for n := 1; n < 5; n++ {
+				delete(s.Packs, repotest.ID(n))
+			}
+			condemn(s, 5, 9*day, "", map[string]string{"by": "delete"})
+		}, want: []string{"pardon backup 5"}},
+		"a restore reads it": {policy: backup.Policy{KeepBackups: 4}, change: func(s *backup.Stock) {
+			condemn(s, 1, 2*day, "", nil)
+			s.Readers = append(s.Readers, repo.Marked[repo.Reader]{ID: repotest.ID(90), Marker: repo.Reader{Backup: repotest.ID(1)}, Renewed: s.Now.Add(-23 * time.Hour)})
+		}, want: []string{"wait backup 1"}, why: map[int]string{1: "in use"}},
+		"a dead restore": {policy: backup.Policy{KeepBackups: 4}, change: func(s *backup.Stock) {
+			condemn(s, 1, 2*day, "", nil)
+			s.Readers = append(s.Readers, repo.Marked[repo.Reader]{ID: repotest.ID(90), Marker: repo.Reader{Backup: repotest.ID(1)}, Renewed: s.Now.Add(-25 * time.Hour)})
+		}, want: []string{"remove backup 1", "remove packs 1", "condemn wal 00000001000000000000000A..000000010000000000000013", "remove marker 90"}},
+		"a backup builds on it": {policy: backup.Policy{KeepBackups: 4}, change: func(s *backup.Stock) {
+			s.Running = append(s.Running, repo.Marked[repo.Running]{ID: repotest.ID(90), Marker: repo.Running{Parent: repotest.ID(1)}, Renewed: s.Now.Add(-time.Minute)})
+		}, why: map[int]string{1: "in use, otherwise"}},
+		"while another backup runs manifests go and packs stay": {policy: backup.Policy{KeepBackups: 4}, change: func(s *backup.Stock) {
+			condemn(s, 1, 2*day, "", nil)
+			s.Running = append(s.Running, repo.Marked[repo.Running]{ID: repotest.ID(90), Marker: repo.Running{Parent: repotest.ID(5)}, Renewed: s.Now.Add(-time.Minute)})
+		}, want: []string{"remove backup 1", "wait packs 1", "condemn wal 00000001000000000000000A..000000010000000000000013"}},
+		"a marker that cannot be read may be of anything": {policy: backup.Policy{KeepBackups: 4}, change: func(s *backup.Stock) {
+			condemn(s, 1, 2*day, "", nil)
+			s.Running = append(s.Running, repo.Marked[repo.Running]{ID: repotest.ID(90), Err: repo.ErrCorrupt, Renewed: s.Now.Add(-time.Minute)})
+		}, want: []string{"wait backup 1"}},
+		"a marker that is renewed while it is read": {policy: backup.Policy{KeepBackups: 4}, change: func(s *backup.Stock) {
+			condemn(s, 1, 2*day, "", nil)
+			s.Running = append(s.Running, repo.Marked[repo.Running]{ID: repotest.ID(90), Err: storage.ErrNotExist, Renewed: s.Now.Add(-9 * day)})
+		}, want: []string{"wait backup 1"}},
+		"packs of a killed run": {change: func(s *backup.Stock) {
+			s.Packs[repotest.ID(6)] = []repo.Pack{{PackRef: repo.PackRef{Backup: repotest.ID(6), Number: 1}, Size: 5}}
+		}, want: []string{"condemn packs 6"}},
+		"packs of a killed run, condemned": {change: func(s *backup.Stock) {
+			s.Packs[repotest.ID(6)] = []repo.Pack{{PackRef: repo.PackRef{Backup: repotest.ID(6), Number: 1}, Size: 5}}
+			condemn(s, 6, day, "", nil)
+		}, want: []string{"remove packs 6"}},
+		"packs of a run that lives": {change: func(s *backup.Stock) {
+			s.Packs[repotest.ID(6)] = []repo.Pack{{PackRef: repo.PackRef{Backup: repotest.ID(6), Number: 1}, Size: 5}}
+			s.Running = append(s.Running, repo.Marked[repo.Running]{ID: repotest.ID(6), Renewed: s.Now.Add(-time.Minute)})
+		}},
+		"others lean on its packs": {policy: backup.Policy{KeepBackups: 4}, change: func(s *backup.Stock) {
+			condemn(s, 1, day, "", nil)
+			s.Backups[4].Packs = append(s.Backups[4].Packs, s.Backups[0].Packs...)
+		}, want: []string{"remove backup 1", "condemn wal 00000001000000000000000A..000000010000000000000013"}},
+		"a manifest that cannot be read": {policy: backup.Policy{KeepBackups: 3}, change: func(s *backup.Stock) {
+			condemn(s, 1, day, "", nil)
+			s.Backups[2].Backup, s.Backups[2].Err, s.Backups[2].Packs = nil, repo.ErrCorrupt, nil
+		}, want: []string{"remove backup 1", "wait packs 1"}, why: map[int]string{3: "cannot be judged", 2: "number 3 of"}},
+		"history not known": {policy: backup.Policy{KeepBackups: 1}, change: func(s *backup.Stock) {
+			condemn(s, 1, 9*day, "", nil)
+			s.Lineage, s.LineageError = archive.Lineage{}, &archive.AmbiguousError{}
+		}, want: []string{"wait backup 1"}, why: map[int]string{2: "no backup can be judged"}},
+		"a backup without its WAL is not good": {policy: backup.Policy{KeepBackups: 2}, change: func(s *backup.Stock) { s.WAL = s.WAL[:4] },
+			want: []string{"condemn backup 1", "condemn backup 2"}, why: map[int]string{4: "newest good", 5: "not good: WAL segment", 3: "number 2 of"}},
+		"backups of an abandoned branch do not count": {policy: backup.Policy{KeepBackups: 1}, change: failover,
+			want: []string{"condemn backup 1", "condemn backup 2", "condemn backup 3"}, why: map[int]string{4: "newest good", 5: "left timeline 1"}},
+		"the recovery window keeps the backup to begin with, and WAL from there": {policy: backup.Policy{KeepBackups: 1, RecoveryWindow: 2*day + time.Hour},
+			want: []string{"condemn backup 1", "condemn backup 2", "condemn backup 4",
+				"condemn wal 00000001000000000000000C..000000010000000000000013", "condemn wal 000000010000000000000016..00000001000000000000001D"},
+			why: map[int]string{3: "recovery to any point"}},
+		"a restore needs WAL to the present": {policy: backup.Policy{KeepBackups: 5, RecoveryWindow: time.Hour}, change: func(s *backup.Stock) {
+			s.Readers = append(s.Readers, repo.Marked[repo.Reader]{ID: repotest.ID(90), Marker: repo.Reader{Backup: repotest.ID(3)}, Renewed: s.Now})
+		}, want: []string{"condemn wal 00000001000000000000000C..000000010000000000000013", "condemn wal 000000010000000000000016..00000001000000000000001D"}},
+		"WAL of an abandoned branch stays for the recovery window": {policy: backup.Policy{KeepBackups: 9, RecoveryWindow: 30 * time.Hour}, change: func(s *backup.Stock) {
+			failover(s)
+			s.WAL[4].Newest = s.Now.Add(-29 * time.Hour)
+		}, want: []string{"condemn wal 00000001000000000000000C..000000010000000000000013", "condemn wal 000000010000000000000016..00000001000000000000001D",
+			"condemn wal 000000010000000000000020..000000010000000000000027"}},
+		"and then goes, but for what its own backups need": {policy: backup.Policy{KeepBackups: 9, RecoveryWindow: 20 * time.Hour}, change: func(s *backup.Stock) {
+			failover(s)
+			s.WAL[3].Newest, s.WAL[4].Newest = s.Now.Add(-3*day), s.Now.Add(-29*time.Hour)
+		}, want: []string{"condemn wal 00000001000000000000000C..000000010000000000000013", "condemn wal 000000010000000000000016..00000001000000000000001D",
+			"condemn wal 000000010000000000000020..000000010000000000000027", "condemn wal 00000001000000000000002D..000000010000000000000031", "condemn wal 000000010000000000000034..00000001000000000000003B"}},
+		"pending":                            {change: func(s *backup.Stock) { s.Backups[4].Pending = true }},
+		"pending for long, with a newer one": {change: func(s *backup.Stock) { s.Backups[0].Pending, s.Backups[0].Stored = true, s.Now.Add(-8*day) }, want: []string{"condemn pending backup 1"}},
+		"pending, and given up": {change: func(s *backup.Stock) {
+			s.Backups[0].Pending, s.Fences[repotest.ID(1)] = true, s.Now
+			condemn(s, 1, day, "", nil)
+		}, want: []string{"remove pending backup 1", "remove packs 1"}},
+		"pending, and committed by now": {change: func(s *backup.Stock) {
+			p := s.Backups[0]
+			p.Pending = true
+			s.Backups = slices.Insert(s.Backups, 0, p)
+		}, want: []string{"remove pending backup 1"}},
+		"an old tombstone": {change: func(s *backup.Stock) {
+			s.Fences[repotest.ID(7)], s.Fences[repotest.ID(8)] = s.Now.Add(-31*day), s.Now.Add(-29*day)
+		}, want: []string{"remove tombstone 7"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := stock(c.policy)
+			if c.change != nil {
+				c.change(s)
+			}
+			e := backup.DecideExpiry(s)
+			if got := decided(e); !slices.Equal(got, c.want) {
+				t.Errorf("decided\n  %s\nwant\n  %s", strings.Join(got, "\n  "), strings.Join(c.want, "\n  "))
+			}
+			for _, it := range e.Items {
+				if it.Reason == "" {
+					t.Errorf("%s %s %s has no reason", it.Action, it.Kind, it.Name)
+				}
+				for n, words := range c.why {
+					if it.Kind == backup.ItemBackup && it.Name == repotest.ID(n).String() && !strings.Contains(it.Reason, words) {
+						t.Errorf("backup %d: %q, want %q", n, it.Reason, words)
+					}
+				}
+			}
+		})
+	}
+}
