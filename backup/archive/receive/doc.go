@@ -25,7 +25,7 @@
 //
 // The stream reports what was written, and nothing as flushed or applied.
 // PostgreSQL never takes a walsender without a flush position for synchronous
-// (SyncRepGetCandidateStandbys, syncrep.c), whatever
+// (SyncRepGetCandidateStandbys, syncrep.c; pg_stat_replication calls it async), whatever
 // synchronous_standby_names says: Patroni sets it to '*' in strict mode without
 // a standby. A commit never waits for the repository, and neither does the
 // leader's shutdown, which waits for the written position where none is flushed

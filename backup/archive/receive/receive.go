@@ -57,6 +57,10 @@ type Options struct {
 	// means os.TempDir. Nothing in it needs to survive.
 	Dir string
 
+	// Backoff is the pause after a session that failed; it doubles with each
+	// that does, up to half a minute. 500 ms if 0.
+	Backoff time.Duration
+
 	// Stored is told, in order, up to where WAL is durably in the repository. It
 	// is called from several goroutines, one at a time, and must be quick. nil:
 	// nobody is.
@@ -82,7 +86,7 @@ func Run(ctx context.Context, o Options) error {
 		case s.progress.Load():
 			attempt = 0
 		}
-		pause := backoff(attempt)
+		pause := o.backoff(attempt)
 		o.Log.WarnContext(ctx, "the stream ended, and begins anew", "error", err, "in", pause)
 		select {
 		case <-ctx.Done():
@@ -93,9 +97,8 @@ func Run(ctx context.Context, o Options) error {
 }
 
 // backoff gives the pause after the attempt numbered from 0 on.
-func backoff(attempt int) time.Duration {
-	const first, most = 500 * time.Millisecond, 30 * time.Second
-	return min(first<<min(attempt, 10), most)
+func (o *Options) backoff(attempt int) time.Duration {
+	return min(cmp.Or(o.Backoff, 500*time.Millisecond)<<min(attempt, 10), 30*time.Second)
 }
 
 // ErrOtherCluster means that the leader has another system identifier than the

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -237,47 +238,59 @@ func lsn(t testing.TB, c *pgtest.Cluster, sql string) pg.LSN {
 // TestAKilledReceiverLosesNothing kills the receiver and the server under load,
 // while the server archives too.
 func TestAKilledReceiverLosesNothing(t *testing.T) {
-	pgtest.EachMajor(t, func(t *testing.T, major int) {
-		c := pgtest.New(t, pgtest.Options{Major: major, WALSegSize: 1, Config: map[string]string{"wal_keep_size": "1GB"}})
-		s := newSite(t, c)
-		if major%2 == 1 {
-			c.Configure(t, map[string]string{"archive_mode": "on", "archive_command": s.command() + "push %p"})
-			c.Restart(t)
-		}
-		first := pg.FirstTimeline()
-		begin := flushed(t, c)
-		s.start()
-		s.await(first, begin, begin)
-		random := rand.New(rand.NewPCG(uint64(major), 3))
-		work := c.Workload(uint64(major))
-		for round := range 4 {
-			ctx, cancel := context.WithCancel(t.Context())
-			done := make(chan struct{})
-			go func() {
-				defer close(done)
-				for ctx.Err() == nil && work.Step(ctx) == nil {
-				}
-			}()
-			time.Sleep(time.Duration(100+random.IntN(600)) * time.Millisecond) // any moment
-			if round == 2 {
-				c.Crash(t)
-			}
-			s.kill()
-			cancel()
-			<-done
-			if round == 2 {
-				c.Start(t)
-			}
-			// The slot must not have let go of what is not stored.
-			held := lsn(t, c, "SELECT coalesce(max(restart_lsn), '0/0') FROM pg_replication_slots WHERE slot_name = 'receiver'")
-			if end := s.end(first, begin); held > max(end, begin) {
-				t.Fatalf("the slot is at %s, the repository leads to %s", held, end)
-			}
-			s.start()
-		}
-		c.Exec(t, "CREATE TABLE last AS SELECT generate_series(1, 1000) AS i")
-		s.await(first, begin, flushed(t, c))
-		s.kill()
-		s.compare(c, first, segSize.Start(segSize.SegmentOf(begin)))
+	for _, major := range sample(t, 13, 15, 18) {
+		t.Run(fmt.Sprint(major), func(t *testing.T) { killReceiver(t, major) })
+	}
+}
+
+// sample gives the versions to test: some, or with PGTENDER_SOAK all.
+func sample(t *testing.T, some ...int) []int {
+	t.Helper()
+	return slices.DeleteFunc(pgtest.Majors(t), func(major int) bool {
+		return os.Getenv("PGTENDER_SOAK") == "" && !slices.Contains(some, major)
 	})
+}
+
+func killReceiver(t *testing.T, major int) {
+	c := pgtest.New(t, pgtest.Options{Major: major, WALSegSize: 1, Config: map[string]string{"wal_keep_size": "1GB"}})
+	s := newSite(t, c)
+	if major%2 == 1 {
+		c.Configure(t, map[string]string{"archive_mode": "on", "archive_command": s.command() + "push %p"})
+		c.Restart(t)
+	}
+	first := pg.FirstTimeline()
+	begin := flushed(t, c)
+	s.start()
+	s.await(first, begin, begin)
+	random := rand.New(rand.NewPCG(uint64(major), 3))
+	work := c.Workload(uint64(major))
+	for round := range 4 {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for ctx.Err() == nil && work.Step(ctx) == nil {
+			}
+		}()
+		time.Sleep(time.Duration(100+random.IntN(600)) * time.Millisecond) // any moment
+		if round == 2 {
+			c.Crash(t)
+		}
+		s.kill()
+		cancel()
+		<-done
+		if round == 2 {
+			c.Start(t)
+		}
+		// The slot must not have let go of what is not stored.
+		held := lsn(t, c, "SELECT coalesce(max(restart_lsn), '0/0') FROM pg_replication_slots WHERE slot_name = 'receiver'")
+		if end := s.end(first, begin); held > max(end, begin) {
+			t.Fatalf("the slot is at %s, the repository leads to %s", held, end)
+		}
+		s.start()
+	}
+	c.Exec(t, "CREATE TABLE last AS SELECT generate_series(1, 1000) AS i")
+	s.await(first, begin, flushed(t, c))
+	s.kill()
+	s.compare(c, first, segSize.Start(segSize.SegmentOf(begin)))
 }
