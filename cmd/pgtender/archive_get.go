@@ -14,6 +14,7 @@ import (
 
 func (a *app) archiveGetCmd() *cobra.Command {
 	var timeline string
+	var streamed bool
 	cmd := &cobra.Command{
 		Use:   "archive-get SEGMENT DEST",
 		Short: "Fetch one WAL file from the repository, as restore_command",
@@ -45,10 +46,11 @@ Exit status:
 					return usagef("--timeline: %w", err)
 				}
 			}
-			return n.archiveGet(cmd.Context(), getRequest{name: args[0], dest: args[1], timeline: t, spawn: a.spawnPrefetch})
+			return n.archiveGet(cmd.Context(), getRequest{name: args[0], dest: args[1], timeline: t, streamed: streamed, spawn: a.spawnPrefetch})
 		},
 	}
 	cmd.Flags().StringVar(&timeline, "timeline", "", "follow the history of timeline `NUMBER`, whatever the leader's is")
+	cmd.Flags().BoolVar(&streamed, "streamed", false, "give a segment that is not complete as far as receive has stored it, for a recovery that ends there; never under standby.signal")
 	return cmd
 }
 
@@ -56,6 +58,7 @@ Exit status:
 type getRequest struct {
 	name, dest string
 	timeline   pg.Timeline // to follow; 0: the cluster decides
+	streamed   bool        // also what is not complete, see [archive.GetOptions]
 	// spawn starts a process that fetches ahead into the spool of dest's pg_wal.
 	spawn func(dest string, t pg.Timeline) error
 }
@@ -65,7 +68,7 @@ func (n *node) archiveGet(ctx context.Context, q getRequest) error {
 		return nil
 	}
 	name, dest := q.name, q.dest
-	opts := archive.GetOptions{Name: name, Dest: dest, Log: n.log, SeenFile: besideWAL(dest, ".pgtender-seen"), More: n.fetchAhead(ctx, q)}
+	opts := archive.GetOptions{Name: name, Dest: dest, Log: n.log, SeenFile: besideWAL(dest, ".pgtender-seen"), Streamed: q.streamed, More: n.fetchAhead(ctx, q)}
 	n.breaker = breakerFor(dest)
 	if dir := dataDirOf(dest); dir != "" {
 		n.DataDir, n.foreign = dir, false

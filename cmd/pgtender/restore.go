@@ -152,6 +152,9 @@ func (n *node) restoreCommand(configFile string, id repo.ClusterID, plan catchup
 		words = append(words, "-c", configFile)
 	}
 	words = append(words, "--repository", n.Repository, "--cluster", id.Scope+"/"+id.SystemID.String(), "archive-get", "--timeline", plan.Timeline.String())
+	if plan.Purpose != catchup.Replica {
+		words = append(words, "--streamed") // it ends where WAL ends
+	}
 	for i, word := range words {
 		words[i] = shellQuote(word)
 	}
