@@ -11,7 +11,7 @@ import (
 // whoever took it, and on whichever side of a failover.
 func TestIncrementalBackups(t *testing.T) {
 	t.Parallel()
-	s := startSite(t, siteOptions{Options: lab.Options{}, Extra: "backup:\n  full_fallback: never\n"})
+	s := startSite(t, siteOptions{Options: lab.Options{}, Extra: "backup:\n  full_fallback: never\n  synthetic_share: 0\n"})
 	leader, standby := s.Leader(), s.WaitSyncStandby()
 	primary := server(s, leader)
 	primary.EnableAMCheck(t)
@@ -48,9 +48,17 @@ func TestIncrementalBackups(t *testing.T) {
 	if third.Read*3 > third.Backup.Bytes {
 		t.Errorf("the third backup read %d of %d bytes", third.Read, third.Backup.Bytes)
 	}
+	var synthetic taken
+	s.query(t, next, &synthetic, "backup", "--kind", "synthetic")
+	if synthetic.Backup.Kind != "synthetic" || synthetic.Backup.Parent != third.Backup.ID || synthetic.Backup.Bytes != third.Backup.Bytes {
+		t.Errorf("made %+v of %+v", synthetic.Backup, third.Backup)
+	}
+	if plan := s.must(t, source, "backup", "--dry-run"); !strings.Contains(plan.stdout, "incremental on "+synthetic.Backup.ID) {
+		t.Errorf("dry run after the synthetic backup: %v", plan)
+	}
 	want := mark(t, now, "after it all")
+	equalsAt(t, s, infoBackup{ID: synthetic.Backup.ID}, want)
 	equalsAt(t, s, infoBackup{ID: third.Backup.ID}, want)
-	equalsAt(t, s, infoBackup{ID: second.Backup.ID}, want)
 }
 
 // taken is what backup --json prints, as far as it matters here.

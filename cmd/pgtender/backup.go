@@ -42,6 +42,10 @@ changed since are read and stored, and it is a complete image all the same. Wher
 it cannot, a full one is taken and the reason told, as far as backup.full_fallback
 allows.
 
+With --kind synthetic the newest backup is made anew as a full one, within the
+repository and on any member: no database is read, and older backups can expire.
+backup.synthetic_after and backup.synthetic_share do so after a backup.
+
 A backup counts only when the WAL it needs is proved to be in the archive. If it
 does not arrive in time the finished copy is kept, and the next run commits it.
 
@@ -49,7 +53,7 @@ Without patroni.yml and DCS (--cluster and data_dir) the local server is backed
 up, whichever it is; a standby needs a DCS to find its primary.
 
 JSON keys: backup (as in info), plan, earlier, read_bytes, checkpoint_ns, copy_ns,
-wal_ns, wall_ns; with --dry-run source, is_source, reason, plan.`,
+wal_ns, wall_ns, synthetic; with --kind synthetic backup; with --dry-run source, is_source, reason, plan.`,
 		Example: "  pgtender backup\n  pgtender backup --elect --max-rate 100MB\n  pgtender backup --dry-run",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -65,7 +69,7 @@ wal_ns, wall_ns; with --dry-run source, is_source, reason, plan.`,
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&f.kind, "kind", "auto", "auto, full, or incremental (or fail)")
+	fl.StringVar(&f.kind, "kind", "auto", "auto, full, incremental (or fail), or synthetic")
 	fl.BoolVar(&f.elect, "elect", false, "exit 0 where this member is not the source")
 	fl.StringVar(&f.member, "member", "", "take `NAME` for the source, in place of the choice")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "say what would be done, and do nothing")
@@ -76,7 +80,10 @@ wal_ns, wall_ns; with --dry-run source, is_source, reason, plan.`,
 	return cmd
 }
 
-// requests are the values of --kind.
+// kindSynthetic is a value of --kind that asks for no backup of the server.
+const kindSynthetic = "synthetic"
+
+// requests are the other values of --kind.
 var requests = map[string]backup.Request{"auto": backup.Auto, "full": backup.FullOnly, "incremental": backup.IncrementalOnly}
 
 // noFallback says why a full backup must not stand in for an incremental one at
@@ -92,8 +99,11 @@ func noFallback(c config.Backup, now time.Time) string {
 }
 
 func (n *node) applyBackupFlags(f backupFlags) error {
-	if _, ok := requests[f.kind]; !ok {
-		return usagef("--kind %q is none of auto, full, incremental", f.kind)
+	if _, ok := requests[f.kind]; !ok && f.kind != kindSynthetic {
+		return usagef("--kind %q is none of auto, full, incremental, synthetic", f.kind)
+	}
+	if f.kind == kindSynthetic && f.dryRun {
+		return usagef("--dry-run: a synthetic backup has no choice to show")
 	}
 	if f.maxRate != "" {
 		var rate config.Bytes
@@ -121,11 +131,15 @@ func (a *app) backup(ctx context.Context, n *node, f backupFlags) error {
 	}
 	switch {
 	case d.isSource || f.dryRun:
+	case f.kind == kindSynthetic && !f.elect:
 	case f.elect:
 		n.log.DebugContext(ctx, "nothing to do: this member is not the source", "member", n.member(), "source", d.Source, "reason", d.Reason)
 		return nil
 	default:
 		return d.refusal(n.member())
+	}
+	if f.kind == kindSynthetic {
+		return a.synthesize(ctx, n, d)
 	}
 	r, err := n.repositoryToWrite(ctx)
 	if err != nil {

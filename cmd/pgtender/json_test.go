@@ -24,7 +24,8 @@ func TestJSONKeysAreStable(t *testing.T) {
 	var got []string
 	for command, v := range map[string]any{
 		"topology":       new(topology),
-		"backup":         new(backup.Result),
+		"backup":         new(backupResult),
+		"synthetic":      new(synthesisResult),
 		"backup dry run": new(backupPlan),
 		"info":           new(info),
 		"restore":        new(restoreResult),

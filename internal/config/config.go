@@ -155,6 +155,13 @@ type Backup struct {
 	FullFallback string `yaml:"full_fallback"`
 	// FullWindow is a time of day in the host's time zone, such as 22:00-05:00.
 	FullWindow Window `yaml:"full_window"`
+	// SyntheticAfter and SyntheticShare say when an incremental backup is
+	// followed by a synthetic full one, made in the repository, so that older
+	// backups can expire: when the oldest backup that it leans on is so old; or
+	// when a full backup is less than so many percent of all the stored bytes
+	// that it leans on. 0 is never. Default 0 and 50.
+	SyntheticAfter Duration `yaml:"synthetic_after"`
+	SyntheticShare int      `yaml:"synthetic_share"`
 }
 
 // Restore settings, for restore, create-replica and bootstrap alike.
@@ -266,7 +273,7 @@ func Default() Config {
 		Expire:  Expire{Grace: Duration(24 * time.Hour)},
 		Receive: Receive{Slot: "pgtender_receive", Every: Duration(time.Second), Size: 1 << 20},
 		S3:      S3{RetryBudget: Duration(2 * time.Minute)},
-		Backup:  Backup{Leader: "allow", MaxLag: 256 << 20, Compression: "zstd", Level: 1, ArchiveTimeout: Duration(10 * time.Minute), Checkpoint: "fast", FullFallback: "allow"},
+		Backup:  Backup{Leader: "allow", MaxLag: 256 << 20, Compression: "zstd", Level: 1, ArchiveTimeout: Duration(10 * time.Minute), Checkpoint: "fast", FullFallback: "allow", SyntheticShare: 50},
 		Archive: Archive{PushTimeout: Duration(5 * time.Minute), Workers: 4, PushAhead: 512 << 20, Prefetch: 128 << 20, DCSTimeout: Duration(5 * time.Second)},
 		Watch: Watch{Mode: "off", Patience: Duration(5 * time.Minute), StartPatience: Duration(30 * time.Minute), Again: Duration(6 * time.Hour),
 			Spacing: Duration(15 * time.Minute), Settled: Duration(2 * time.Minute)},

@@ -51,6 +51,9 @@ func (c Config) Validate() error {
 	if c.Backup.FullFallback == "window" && c.Backup.FullWindow == (Window{}) {
 		fault("backup.full_window", "needed when backup.full_fallback is window, such as 22:00-05:00")
 	}
+	if n := c.Backup.SyntheticShare; n < 0 || n > 100 {
+		fault("backup.synthetic_share", "%d is not a percentage", n)
+	}
 	if c.Backup.Level < -7 || c.Backup.Level > 19 {
 		fault("backup.level", "%d is outside -7..19", c.Backup.Level)
 	}
