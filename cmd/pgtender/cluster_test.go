@@ -135,6 +135,7 @@ func TestTheMainJob(t *testing.T) {
 	})
 	t.Run("a second backup is kept out, and told by whom", func(t *testing.T) { c.secondBackup(standby) })
 	t.Run("backup from the source", func(t *testing.T) { c.backup(standby) })
+	t.Run("it is verified, and nothing expires", func(t *testing.T) { c.keep(standby) })
 	t.Run("check is content", func(t *testing.T) {
 		c.run(0, leader, "check")
 		out, _ := c.run(0, standby, "check")
