@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"path/filepath"
 
 	"github.com/pgtender/pgtender/backup/archive"
@@ -32,7 +31,6 @@ type tracker struct {
 	size    pg.SegmentSize
 	dataDir string       // of the source
 	conn    *server.Conn // with the source
-	log     *slog.Logger
 }
 
 // changes gives the blocks that WAL from from to before to changed. What the
@@ -40,13 +38,6 @@ type tracker struct {
 // the server's WAL summaries. gap says what none of them knows; the map is then
 // of no use.
 func (k *tracker) changes(ctx context.Context, from, to pg.LSN) (m *wal.BlockMap, told Told, gap, err error) {
-	split, err := archive.Ambiguous(ctx, k.repo, k.history, k.size, from, to)
-	if err != nil {
-		return nil, told, nil, err
-	}
-	if len(split) > 0 {
-		return nil, told, fmt.Errorf("WAL segment %s is archived with different contents", split[0].Name(k.size)), nil
-	}
 	m = new(wal.BlockMap)
 	var gaps [3]error
 	for at := from; at < to; {

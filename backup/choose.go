@@ -8,9 +8,9 @@ import (
 	"io/fs"
 	"slices"
 
+	"github.com/pgtender/pgtender/backup/archive"
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/pg"
-	"github.com/pgtender/pgtender/internal/pg/wal"
 )
 
 // Preview says what Take would do now, and changes nothing. Where the backup
@@ -104,20 +104,23 @@ func (t *run) choose(ctx context.Context, at pg.Pos) error {
 	t.parent, t.blocks = nil, nil
 	var told Told
 	var err error
-	if t.Kind != FullOnly {
+	for t.Kind != FullOnly && t.parent == nil {
 		if q, err = t.candidates(ctx, at, false); err != nil {
 			return err
 		}
 		if err := t.hold(&q); err != nil {
 			return err
 		}
-		if err := t.openParent(ctx, &q); err != nil {
+		if q.parent == nil {
+			break
+		}
+		if err := t.openParent(ctx, q.parent.ID); err != nil {
 			return err
 		}
 	}
 	if q.parent != nil {
-		if t.blocks, told, q.gap, err = t.changes(ctx, q.parent, at); err != nil {
-			return fmt.Errorf("find what changed since backup %s: %w", q.parent.ID, err)
+		if told, err = t.track(ctx, &q, at); err != nil {
+			return fmt.Errorf("find what changed since backup %s: %w", t.parent.ID(), err)
 		}
 	}
 	a, err := decideKind(q)
@@ -168,7 +171,11 @@ func (t *run) candidates(ctx context.Context, at pg.Pos, pending bool) (question
 		}
 	}
 	for _, l := range listed {
-		if l.Err == nil {
+		switch why, unfit := t.unfit[l.ID]; {
+		case l.Err != nil:
+		case unfit:
+			q.rejected = append(q.rejected, Rejected{l.ID, why})
+		default:
 			backups = append(backups, l.Backup)
 		}
 	}
@@ -181,12 +188,10 @@ func (t *run) candidates(ctx context.Context, at pg.Pos, pending bool) (question
 }
 
 // openParent opens the parent that was chosen and proves that all its packs are
-// there. One that is not whole is rejected, which is for verify to tell of.
-func (t *run) openParent(ctx context.Context, q *question) error {
-	if q.parent == nil {
-		return nil
-	}
-	m, err := t.Repo.OpenManifest(ctx, q.parent.ID)
+// there. One that is not whole is unfit from now on, which is for verify to tell
+// of.
+func (t *run) openParent(ctx context.Context, id repo.BackupID) error {
+	m, err := t.Repo.OpenManifest(ctx, id)
 	if err == nil {
 		err = m.Prove(ctx)
 	}
@@ -195,22 +200,38 @@ func (t *run) openParent(ctx context.Context, q *question) error {
 		t.parent = m
 		return nil
 	case errors.Is(err, repo.ErrCorrupt) || errors.Is(err, fs.ErrNotExist):
-		t.Log.WarnContext(ctx, "a backup is not whole and cannot be the parent", "backup", q.parent.ID.String(), "error", err)
-		q.rejected = slices.Insert(q.rejected, 0, Rejected{q.parent.ID, fmt.Sprintf("is not whole: %v", err)})
-		q.parent = nil
+		t.Log.WarnContext(ctx, "a backup is not whole and cannot be the parent", "backup", id.String(), "error", err)
+		if t.unfit == nil {
+			t.unfit = make(map[repo.BackupID]string)
+		}
+		t.unfit[id] = fmt.Sprintf("is not whole: %v", err)
 		return nil
 	}
 	return err
 }
 
-// changes gives what WAL changed between the parent's start and at.
-func (t *run) changes(ctx context.Context, parent *repo.Backup, at pg.Pos) (*wal.BlockMap, Told, error, error) {
+// track finds what WAL changed between the parent's start and at. Where a
+// segment on the way has two contents, the parent may be of one branch and the
+// source of the other, under the same name: then it is no parent.
+func (t *run) track(ctx context.Context, q *question, at pg.Pos) (told Told, err error) {
 	history, _, err := historyOf(ctx, t.DataDir, at.Timeline, t.lines)
 	if err != nil {
-		return nil, Told{}, nil, err
+		return Told{}, err
 	}
-	k := &tracker{repo: t.Repo, history: history, size: t.facts.Control.SegmentSize, dataDir: t.DataDir, conn: t.conn, log: t.Log}
-	return k.changes(ctx, parent.Start.LSN, at.LSN)
+	from, size := q.parent.Start.LSN, t.facts.Control.SegmentSize
+	split, err := archive.Ambiguous(ctx, t.Repo, history, size, from, at.LSN)
+	if err != nil {
+		return Told{}, err
+	}
+	if len(split) > 0 {
+		why := fmt.Sprintf("starts before WAL segment %s, which is archived with different contents", split[0].Name(size))
+		q.rejected = slices.Insert(q.rejected, 0, Rejected{q.parent.ID, why})
+		q.parent = nil
+		return Told{}, nil
+	}
+	k := &tracker{repo: t.Repo, history: history, size: size, dataDir: t.DataDir, conn: t.conn}
+	t.blocks, told, q.gap, err = k.changes(ctx, from, at.LSN)
+	return told, err
 }
 
 // divide decides how much of each file is stored.

@@ -110,6 +110,10 @@ func (w *worker) readPages(ctx context.Context, out *scatter, h *os.File, cache 
 	return flush()
 }
 
+// noLSN is the highest LSN that no record has: an empty page has 0, and one that
+// the build of a GiST index wrote 1 (GistBuildLSN, access/gist.h).
+const noLSN = pg.LSN(1)
+
 // scanPages reads all pages and stores those that may have changed since the
 // parent's start: a page's LSN is the end of the last record that changed it.
 func (w *worker) scanPages(ctx context.Context, out *scatter, h *os.File, cache *cacheWatch, off, n int64) error {
@@ -123,7 +127,7 @@ func (w *worker) scanPages(ctx context.Context, out *scatter, h *os.File, cache 
 		}
 		taken := func(i int64) bool {
 			lsn := pg.Page(buf[i : i+size]).LSN()
-			return off+i >= f.base.Size || lsn == 0 || lsn >= since
+			return off+i >= f.base.Size || lsn <= noLSN || lsn >= since
 		}
 		for i := int64(0); i < int64(len(buf)); {
 			j := i

@@ -1,6 +1,7 @@
 package backup_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -212,7 +213,7 @@ func TestSoakIncrementalBackups(t *testing.T) {
 		t.Skip("set PGTENDER_SOAK=1 to run it")
 	}
 	rounds, _ := strconv.Atoi(os.Getenv("PGTENDER_SOAK_ROUNDS"))
-	for i := range max(rounds, 50) {
+	for i := range cmp.Or(rounds, 50) {
 		for _, major := range pgtest.Majors(t) {
 			seed := uint64(1000*i + major)
 			t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {

@@ -1,6 +1,7 @@
 package backup_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/pgtender/pgtender/backup"
 	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/backup/storage"
 	"github.com/pgtender/pgtender/internal/pgtest"
 )
 
@@ -258,4 +260,45 @@ func TestAnIncrementalThatWaitsForWALIsCommittedByTheNext(t *testing.T) {
 	c.inherited(t, pending.Backup)
 	c.inherited(t, next.Backup.ID)
 	c.compare(t, next.Backup.ID)
+}
+
+// TestWALWithTwoContentsRulesAParentOut: of two servers that wrote WAL under one
+// name nobody knows which the parent was taken of.
+func TestWALWithTwoContentsRulesAParentOut(t *testing.T) {
+	c := newChain(t, pgtest.Options{Checksums: true}, 9)
+	take(t, c.options(t, c.primary))
+	segment := c.primary.Value(t, "SELECT pg_walfile_name(pg_current_wal_lsn())")
+	c.primary.Exec(t, "UPDATE bulk SET v = md5(v) WHERE id % 100 = 1", "SELECT pg_switch_wal()")
+	c.primary.WaitFor(t, fmt.Sprintf("SELECT (last_archived_wal >= '%s')::text FROM pg_stat_archiver", segment), "true")
+	c.wal.drain(t)
+	for o, err := range c.store.List(t.Context(), "", "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(o.Key, "/wal/") || !strings.HasSuffix(o.Key, segment) {
+			continue
+		}
+		header, err := c.repo.ReadWALHeader(t.Context(), o.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		src, err := c.store.Get(t.Context(), o.Key, 0, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b bytes.Buffer
+		if _, err := b.ReadFrom(src); err != nil {
+			t.Fatal(err)
+		}
+		src.Close()
+		beside := o.Key + "~" + header.Digest.String()
+		if err := c.store.Put(t.Context(), beside, bytes.NewReader(b.Bytes()), int64(b.Len()), storage.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := take(t, c.options(t, c.primary))
+	if r.Backup.Kind != repo.Full || !strings.Contains(r.Plan.Why, segment) || !strings.Contains(r.Plan.Why, "different contents") {
+		t.Errorf("took %s: %s", r.Backup.Kind, r.Plan.Why)
+	}
+	c.backUp(t)
 }

@@ -172,6 +172,7 @@ func mask(page []byte, fork pg.ForkNumber) {
 	case "hash":
 		le.PutUint16(opaque[12:], le.Uint16(opaque[12:])&^(1<<7)) // LH_PAGE_HAS_DEAD_TUPLES
 	case "gist":
+		clear(page[0:8])                                               // the primary's build writes LSN 0/1 (GistBuildLSN), replay its record's
 		clear(opaque[0:8])                                             // the NSN
 		le.PutUint16(opaque[12:], le.Uint16(opaque[12:])&^(1<<4|1<<3)) // F_HAS_GARBAGE, F_FOLLOW_RIGHT
 	case "gin":

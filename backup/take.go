@@ -47,7 +47,8 @@ type run struct {
 	// what it leans on, and settled that no other can be taken any more.
 	marked  repo.BackupID
 	settled bool
-	dry     bool // only a preview
+	unfit   map[repo.BackupID]string // backups that turned out not to be whole, and how
+	dry     bool                     // only a preview
 	// Of an incremental backup; nil: it is a full one.
 	parent *repo.Manifest
 	blocks *wal.BlockMap // changed since the parent's start; nil: page LSNs tell
