@@ -53,8 +53,9 @@ func agentIsKilled(t *testing.T, long time.Duration) {
 	primary := config("primary", c.DataDir)
 	c.Configure(t, map[string]string{"archive_mode": "on", "archive_command": fmt.Sprintf("%s -c %s archive-push %%p", bin, primary)})
 	c.Restart(t)
-	copied := filepath.Join(pgtest.Dir(t), "copy")
+	copied, alone := filepath.Join(pgtest.Dir(t), "copy"), filepath.Join(pgtest.Dir(t), "alone")
 	c.BaseBackup(t, copied)
+	c.BaseBackup(t, alone)
 
 	stop := killing(t, bin, primary)
 	work := c.Workload(1)
@@ -72,19 +73,37 @@ func agentIsKilled(t *testing.T, long time.Duration) {
 	t.Log(run("-c", primary, "wal", "verify", "--deep"))
 	t.Logf("up to %s", last)
 
-	recovering := config("copy", copied)
-	restored := pgtest.Adopt(t, copied, pgtest.Options{Config: map[string]string{
-		"archive_mode": "off", "restore_command": fmt.Sprintf("%s -c %s archive-get %%f %%p", bin, recovering), "recovery_target_timeline": "latest",
-	}})
-	restored.Append(t, "recovery.signal", "")
-	stop = killing(t, bin, recovering)
-	restored.Start(t)
-	restored.WaitFor(t, "SELECT pg_is_in_recovery()", "f")
-	t.Logf("killed %d times during recovery", stop())
-	if want, got := c.Dump(t), restored.Dump(t); got != want {
-		t.Errorf("the recovered server differs:\n%s", firstDifference(want, got))
+	want := c.Dump(t)
+	recover := func(name, dataDir string) *pgtest.Cluster {
+		t.Helper()
+		restored := pgtest.Adopt(t, dataDir, pgtest.Options{Config: map[string]string{
+			"archive_mode": "off", "restore_command": fmt.Sprintf("%s -c %s --log-level debug archive-get %%f %%p", bin, config(name, dataDir)),
+			"recovery_target_timeline": "latest",
+		}})
+		restored.Append(t, "recovery.signal", "")
+		restored.Start(t)
+		restored.WaitFor(t, "SELECT pg_is_in_recovery()", "f")
+		if got := restored.Dump(t); got != want {
+			t.Errorf("the recovered server differs:\n%s", firstDifference(want, got))
+		}
+		restored.AMCheck(t)
+		return restored
 	}
-	restored.AMCheck(t)
+	stop = killing(t, bin, config("copy", copied))
+	recover("copy", copied)
+	t.Logf("killed %d times during recovery", stop())
+
+	// Without an agent archive-get starts a process that fetches ahead, and that
+	// ends by itself.
+	restored := recover("alone", alone)
+	if n := strings.Count(restored.Log(), "fetched ahead"); n < 10 {
+		t.Errorf("%d segments were fetched ahead", n)
+	}
+	spool := filepath.Join(alone, "pg_wal", ".pgtender-spool", "*~*")
+	waitFor(t, "the spool to be emptied", func() bool {
+		left, err := filepath.Glob(spool)
+		return err == nil && len(left) == 0
+	})
 }
 
 // killing runs an agent and kills it at random, until stop is called, which

@@ -62,6 +62,7 @@ func (p *Prefetch) Run(ctx context.Context) error {
 	for _, f := range s.files() {
 		os.Remove(s.path(f))
 	}
+	sweepTemps(p.WALDir)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r := &prefetching{Prefetch: p, spool: s}
@@ -205,6 +206,9 @@ func (r *prefetching) fill(ctx context.Context) int {
 		} else {
 			os.Remove(r.spool.path(f)) // passed by
 		}
+	}
+	if len(r.ahead) > 0 && !r.spool.roomy(r.Bytes) {
+		return len(here)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -166,10 +166,6 @@ const strayAge = 10 * time.Minute
 // works at, and unfinished files of fetches. It is a matter of space alone, so
 // that what cannot be removed stays.
 func Sweep(walDir string) {
-	stray := func(path string) bool {
-		info, err := os.Lstat(path)
-		return err == nil && time.Since(info.ModTime()) > strayAge
-	}
 	s := SpoolIn(walDir)
 	if stray(s.dir) {
 		if release, ok := s.lock(); ok {
@@ -179,6 +175,17 @@ func Sweep(walDir string) {
 			release()
 		}
 	}
+	sweepTemps(walDir)
+}
+
+// stray reports whether nobody can be at work at a file any more.
+func stray(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && time.Since(info.ModTime()) > strayAge
+}
+
+// sweepTemps removes what killed fetches left.
+func sweepTemps(walDir string) {
 	temps, err := filepath.Glob(filepath.Join(escapeGlob(walDir), ".*.pgtender-tmp"))
 	if err != nil {
 		return

@@ -19,3 +19,10 @@ func (s Spool) lock() (release func(), ok bool) {
 	}
 	return func() { f.Close() }, true
 }
+
+// roomy reports whether the file system has twice as much room as may be
+// fetched ahead: the server must not run out of it for our sake.
+func (s Spool) roomy(bytes int64) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(s.dir, &fs) == nil && int64(fs.Bavail)*int64(fs.Bsize) > 2*bytes
+}

@@ -48,7 +48,7 @@ gone or nobody asked for half a minute.`,
 
 func (n *node) prefetch(ctx context.Context, dest string, t pg.Timeline) error {
 	dir, reader := dataDirOf(dest), n.reader(t)
-	n.DataDir, n.foreign = dir, false
+	n.DataDir, n.foreign, n.breaker = dir, false, breakerFor(dest)
 	r, err := n.repository(ctx)
 	if err != nil {
 		return err
