@@ -133,16 +133,16 @@ func (c *chaos) round(t *testing.T) {
 	c.write(t, leader)
 	event := c.happen(t, leader)
 	c.unhinder(t)
+	leader = c.WaitLeader()
+	c.archivedAll(t, leader)
+	t.Logf("archiving %s, %s; %s leads", hindrance, event, leader.Name)
+	c.judge(t, leader)
 	for _, n := range c.Nodes {
 		if !n.Running() {
 			c.StartNode(n)
 		}
 	}
 	c.WaitStreaming(2)
-	leader = c.Leader()
-	c.archivedAll(t, leader)
-	t.Logf("archiving %s, %s; %s leads", hindrance, event, leader.Name)
-	c.judge(t, leader)
 }
 
 // hinder blocks or slows the archiving of some members.
