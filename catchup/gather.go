@@ -262,7 +262,7 @@ func (c *Candidate) look(ctx context.Context, f *Facts, o GatherOptions) (err er
 	var want archive.Target
 	from := b.Stop.LSN
 	switch {
-	case t.Kind == AtLSN && c.Cover.Reaches(t.LSN):
+	case t.Kind == AtLSN && c.Cover.RestoresTo(t.LSN):
 		// Recovery stops at the first record from there on; one must be there.
 		want, from = archive.Target{LSN: t.LSN}, max(from, t.LSN)
 	case t.Kind == AtXID && !o.NoScan:

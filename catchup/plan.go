@@ -203,7 +203,7 @@ func unreachable(f Facts, c Candidate) string {
 		return ""
 	case t.Kind == Latest && c.Cover.Hole():
 		return short("its end")
-	case t.Kind == AtLSN && !c.Cover.Reaches(t.LSN):
+	case t.Kind == AtLSN && !c.Cover.RestoresTo(t.LSN):
 		return short("the target")
 	case t.Kind == AtTime && !c.Newest.Time.After(t.Time) && !(t.Exclusive && c.Newest.Time.Equal(t.Time)):
 		if c.Newest.Time.IsZero() {

@@ -70,6 +70,9 @@ type Status struct {
 	Lineage      Lineage
 	LineageError error
 	Timelines    []TimelineStatus // ascending by timeline
+	// Streamed is what receive stored behind the last archived segment of the
+	// history in force; nil: nothing.
+	Streamed *Streamed
 	// Alarms are those that nobody has acknowledged, oldest first.
 	// Quarantined content is known by its alarms.
 	Alarms []Alarm
@@ -115,7 +118,28 @@ func ReadStatus(ctx context.Context, r *repo.Repo, opts LineageOptions) (Status,
 		t := &s.Timelines[i]
 		t.Holes = gone.without(t.Incarnation, t.Holes)
 	}
-	return s, nil
+	return s, s.readStreamed(ctx, r)
+}
+
+// readStreamed looks for chunks of the segment behind the last archived one.
+func (s *Status) readStreamed(ctx context.Context, r *repo.Repo) error {
+	if s.Lineage.Timeline == 0 {
+		return nil
+	}
+	last := pg.SegmentNumber(0)
+	for _, run := range runs(s.Lineage.History, s.SegmentSize) {
+		for _, sp := range clip(s.spansOf(run.incarnation), run.first, run.end) {
+			last = max(last, sp.Last.Number)
+		}
+	}
+	if last == 0 {
+		return nil
+	}
+	streamed, err := StreamedOf(ctx, r, s.Lineage.History, s.SegmentSize, last+1)
+	if err == nil && streamed.Chunks > 0 {
+		s.Streamed = &streamed
+	}
+	return err
 }
 
 // add takes the next object of a listing in order.

@@ -44,6 +44,20 @@ func StreamedOf(ctx context.Context, r *repo.Repo, h pg.History, size pg.Segment
 	return s, nil
 }
 
+// CheckStreamed reads what is streamed of a segment, and gives its end. WAL that
+// does not hold together is a [repo.ErrCorrupt].
+func CheckStreamed(ctx context.Context, r *repo.Repo, s Streamed, size pg.SegmentSize) (pg.LSN, error) {
+	chunks, err := r.Chunks(ctx, s.Incarnation, size, s.Segment.Number)
+	if err != nil {
+		return 0, err
+	}
+	n, err := readStreamed(ctx, r, chunks, io.Discard)
+	if errors.Is(err, fs.ErrNotExist) { // merged or archived since it was listed
+		n, err = contiguous(chunks), nil
+	}
+	return size.Start(s.Segment.Number) + pg.LSN(n), err
+}
+
 // contiguous gives how many bytes from the segment's start chunks cover without
 // a gap.
 func contiguous(chunks []repo.ChunkObject) (end int64) {

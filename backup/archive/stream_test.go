@@ -193,3 +193,29 @@ func TestChunksOfArchivedSegmentsAreSweptOthersStay(t *testing.T) {
 		t.Errorf("left %v, %v", left, err)
 	}
 }
+
+func TestTheStatusTellsHowFarWALIsStreamed(t *testing.T) {
+	one := filled(1, 4, 6)
+	r, _ := repotest.New(t)
+	dir := t.TempDir()
+	push(t, r, one.save(t, dir, 4, ""))
+	status := func() *archive.Streamed {
+		s, err := archive.ReadStatus(t.Context(), r, archive.LineageOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Streamed
+	}
+	if s := status(); s != nil {
+		t.Errorf("nothing is streamed: %+v", s)
+	}
+	streamChunk(t, r, pg.FirstTimeline(), 5, one.segments[5], 0, 1000)
+	streamChunk(t, r, pg.FirstTimeline(), 5, one.segments[5], 1000, 5000)
+	s := status()
+	if s == nil || s.End != segSize.Start(5)+5000 || s.Chunks != 2 || s.Modified.IsZero() {
+		t.Fatalf("streamed %+v", s)
+	}
+	if end, err := archive.CheckStreamed(t.Context(), r, *s, segSize); err != nil || end != s.End {
+		t.Errorf("read to %s, %v", end, err)
+	}
+}

@@ -27,8 +27,9 @@ JSON keys: repository, scope, group, system_id, owner, history (timeline, source
 error), backups (id, status, key, error, backup, usable, reason, pin (until, by,
 reason), annotations, verified (time, ok, faults, by; by depth)), wal (timeline,
 incarnation, on_history, begin, end, first, last, segments, bytes, holes (first,
-last, count), orphans, partials, conflicts), alarms (id, time, kind, subject,
-text, member, existing, key). Sizes are bytes; usable is null where the history
+last, count), orphans, partials, conflicts), streamed (timeline, segment, to, at;
+null if nothing is), alarms (id, time, kind, subject, text, member, existing,
+key). Sizes are bytes; usable is null where the history
 to judge by is not known.`,
 		Example: "  pgtender info\n  pgtender info --repository s3://bucket/prefix --cluster main --json",
 		Args:    cobra.NoArgs,
@@ -61,6 +62,7 @@ type info struct {
 	History    infoHistory  `json:"history"`
 	Backups    []infoBackup `json:"backups"`
 	WAL        []infoWAL    `json:"wal"`
+	Streamed   *infoStream  `json:"streamed"`
 	Alarms     []infoAlarm  `json:"alarms"`
 	cluster    repo.ClusterID
 }
@@ -92,6 +94,27 @@ type infoWAL struct {
 	Orphans     int         `json:"orphans"`
 	Partials    []string    `json:"partials"`
 	Conflicts   []string    `json:"conflicts"`
+}
+
+// infoStream is what receive stored behind the last archived segment.
+type infoStream struct {
+	Timeline pg.Timeline `json:"timeline"`
+	Segment  string      `json:"segment"`
+	To       pg.LSN      `json:"to"`
+	At       time.Time   `json:"at"` // by the store's clock
+}
+
+func streamInfo(s *archive.Streamed, size pg.SegmentSize) *infoStream {
+	if s == nil || s.Chunks == 0 {
+		return nil
+	}
+	return &infoStream{Timeline: s.Segment.Timeline, Segment: s.Segment.Name(size), To: s.End, At: s.Modified}
+}
+
+func (s *infoStream) print(w io.Writer) {
+	if s != nil {
+		fmt.Fprintf(w, "streamed to %s on timeline %s, %s\n", s.To, s.Timeline, clock(s.At))
+	}
 }
 
 type infoSpan struct {
@@ -150,6 +173,7 @@ func (n *node) info(ctx context.Context) (info, error) {
 	for i := range out.Backups {
 		out.Backups[i].Marks = marks[out.Backups[i].ID]
 	}
+	out.Streamed = streamInfo(status.Streamed, status.SegmentSize)
 	for _, t := range status.Timelines {
 		out.WAL = append(out.WAL, walInfo(t, status.SegmentSize))
 	}
@@ -264,6 +288,7 @@ func (i info) printWAL(w io.Writer) {
 		rows = append(rows, []string{t.Timeline.String(), orDash(t.First), orDash(t.Last), fmt.Sprint(t.Segments), size(t.Bytes), strings.Join(t.remarks(), "; ")})
 	}
 	table(w, rows)
+	i.Streamed.print(w)
 	if i.History.Error != "" {
 		fmt.Fprintf(w, "which history is in force is not known: %s\n", i.History.Error)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -28,7 +29,7 @@ with the members whose pg_wal may still hold the segments. WAL that a failover
 left behind is not looked at.
 
 JSON keys: ok, deep, history (timeline, source), first, last, segments, indexes,
-bytes_read, faults (kind: missing, damaged, broken, unread, untracked or index;
+bytes_read, streamed (timeline, segment, to, at), faults (kind: missing, damaged, broken, unread, untracked or index;
 first, last, count, at, text, ends_recovery), quarantine, members, findings (severity,
 text, hint).
 
@@ -80,6 +81,7 @@ type walVerified struct {
 	Segments   int               `json:"segments"`
 	Indexes    int               `json:"indexes"`
 	BytesRead  int64             `json:"bytes_read"`
+	Streamed   *infoStream       `json:"streamed"`
 	Faults     []walFault        `json:"faults"`
 	Quarantine []string          `json:"quarantine"`
 	Members    []string          `json:"members"`
@@ -131,6 +133,9 @@ func (n *node) walVerify(ctx context.Context, t pg.Timeline, deep bool) (walVeri
 		out.Quarantine = append(out.Quarantine, q.Key.Name())
 	}
 	out.Findings = v.Findings(out.Members)
+	if err := out.streamed(ctx, r, lineage.History, &v); err != nil {
+		return walVerified{}, err
+	}
 	if len(quarantine) > 0 {
 		out.Findings = append(out.Findings, finding.Finding{
 			Severity: finding.Info, Text: fmt.Sprintf("%d files are in quarantine, from where nothing is served", len(quarantine)), Hint: "pgtender info shows their alarms",
@@ -138,6 +143,35 @@ func (n *node) walVerify(ctx context.Context, t pg.Timeline, deep bool) (walVeri
 	}
 	out.OK = finding.Worst(out.Findings) < finding.Error
 	return out, nil
+}
+
+// streamed adds what receive stored behind the last archived segment; with deep
+// it is read.
+func (w *walVerified) streamed(ctx context.Context, r *repo.Repo, h pg.History, v *archive.Verified) error {
+	if v.SegmentSize == 0 {
+		return nil
+	}
+	s, err := archive.StreamedOf(ctx, r, h, v.SegmentSize, v.Last.Number+1)
+	if err != nil {
+		return err
+	}
+	if w.Streamed = streamInfo(&s, v.SegmentSize); w.Streamed == nil {
+		return nil
+	}
+	f := finding.Finding{Severity: finding.OK, Text: fmt.Sprintf("WAL is streamed to %s on timeline %s, %s", s.End, s.Segment.Timeline, clock(s.Modified))}
+	if w.Deep {
+		end, err := archive.CheckStreamed(ctx, r, s, v.SegmentSize)
+		switch {
+		case errors.Is(err, repo.ErrCorrupt):
+			f = finding.Finding{Severity: finding.Error, Text: err.Error(), Hint: finding.Hint(err)}
+		case err != nil:
+			return err
+		default:
+			w.BytesRead += int64(end - v.SegmentSize.Start(s.Segment.Number))
+		}
+	}
+	w.Findings = append(w.Findings, f)
+	return nil
 }
 
 // mayHoldWAL names the members whose pg_wal may hold what the archive lacks:
