@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -106,9 +107,9 @@ func onlyNeeded(t *testing.T, s *shop) {
 // After any sequence of backups, expiries, deletions, pins and kills every
 // listed backup restores, and nothing that is not needed stays for ever.
 func TestEveryListedBackupRestoresAfterAnySequence(t *testing.T) {
-	seeds := 12
+	seeds := 8
 	if testing.Short() {
-		seeds = 3
+		seeds = 1
 	}
 	for seed := range seeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) { sequence(t, uint64(seed)) })
@@ -216,12 +217,12 @@ func kill(t *testing.T, s *shop, store storage.Store, id, parent repo.BackupID, 
 	if err := s.wal(t.Context(), 2); err != nil {
 		t.Fatal(err)
 	}
-	puts := 0
+	var puts atomic.Int64
 	faulty := storagetest.Faulty(store, func(c storagetest.Call) (bool, error) {
 		if c.Verb == storagetest.Put || c.Verb == storagetest.Delete {
-			puts++
+			puts.Add(1)
 		}
-		if puts > at {
+		if puts.Load() > int64(at) {
 			return false, errors.New("killed")
 		}
 		return true, nil
@@ -252,23 +253,26 @@ func TestAnExpiryMayFailOrBeKilledAtEachRequest(t *testing.T) {
 		onwards, apply bool
 	}{{"failed", false, false}, {"failed but applied", false, true}, {"killed before", true, false}, {"killed behind", true, true}} {
 		t.Run(f.name, func(t *testing.T) {
-			for n, fired := 0, true; fired; n++ {
+			step := int64(1)
+			if testing.Short() {
+				step = 9
+			}
+			for n, fired := int64(0), true; fired; n += step {
 				inner := duplicate(t, base)
-				count := 0
+				var count atomic.Int64
 				down := errors.New("the network is down")
 				c := s.on(storagetest.Faulty(inner, func(storagetest.Call) (bool, error) {
-					count++
-					switch {
-					case count-1 == n:
+					switch at := count.Add(1) - 1; {
+					case at == n:
 						return f.apply, down
-					case count-1 > n && f.onwards:
+					case at > n && f.onwards:
 						return false, down
 					}
 					return true, nil
 				}))
 				policy := backup.Policy{KeepBackups: 2, Grace: -1, MarkerGrace: -1}
 				_, err := c.expire(t.Context(), policy)
-				if fired = count > n; !fired && err != nil {
+				if fired = count.Load() > n; !fired && err != nil {
 					t.Fatal(err)
 				}
 				after := s.on(inner)

@@ -163,7 +163,7 @@ func TestAnExpiryAndAnotherProcessInManyOrders(t *testing.T) {
 	case os.Getenv("PGTENDER_SOAK") != "":
 		count = 10000
 	case testing.Short():
-		count = 3
+		count = 1
 	}
 	id := repotest.ID
 	prepare := func(t *testing.T, condemned bool) (*shop, *mem.Store) {

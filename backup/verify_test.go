@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/pgtender/pgtender/backup"
@@ -114,7 +115,7 @@ func TestAFlippedBitIsNamed(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(3, 1))
 	flips := 12
 	if testing.Short() {
-		flips = 2
+		flips = 1
 	}
 	for _, key := range keys {
 		whole := contents[key]
@@ -156,20 +157,20 @@ func TestAFlippedBitIsNamed(t *testing.T) {
 func TestAStoreThatDoesNotAnswerIsNoFault(t *testing.T) {
 	s, base := verified(t)
 	down := errors.New("the network is down")
-	step := 5
+	step := int64(5)
 	if testing.Short() {
 		step = 20
 	}
-	for n, fired := 0, true; fired; n += step {
-		count := 0
+	for n, fired := int64(0), true; fired; n += step {
+		var count atomic.Int64
 		c := s.on(storagetest.Faulty(base, func(storagetest.Call) (bool, error) {
-			if count++; count-1 == n {
+			if count.Add(1)-1 == n {
 				return false, down
 			}
 			return true, nil
 		}))
 		v, err := backup.Verify(t.Context(), backup.VerifyOptions{Repo: c.r, Deep: true, Workers: 1})
-		if fired = count > n; !fired && err != nil {
+		if fired = count.Load() > n; !fired && err != nil {
 			t.Fatal(err)
 		}
 		// What is asked for twice may fail once.
