@@ -86,6 +86,8 @@ type Stock struct {
 	WAL         []WALSpan      // ascending by incarnation and segment
 	Chunks      []repo.ChunkObject
 	Quarantine  []repo.QuarantinedFile
+	// Said are the events that pin, annotate and verify backups.
+	Said []repo.StoredEvent
 	// Acknowledged are the keys in quarantine whose alarm is acknowledged.
 	Acknowledged map[string]bool
 }
@@ -135,6 +137,7 @@ const (
 	ItemMarker     = "marker"
 	ItemTombstone  = "tombstone"
 	ItemQuarantine = "quarantine"
+	ItemEvent      = "event" // what was said about a backup that is gone
 )
 
 // ExpiryItem is one thing in the repository, with what becomes of it and why.

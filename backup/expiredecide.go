@@ -23,6 +23,7 @@ func DecideExpiry(s *Stock) Expiry {
 	d.packs()
 	d.segments()
 	d.rest()
+	d.said()
 	d.forget()
 	slices.SortStableFunc(d.e.Items, func(a, b ExpiryItem) int {
 		return cmp.Or(cmp.Compare(slices.Index(itemOrder, a.Kind), slices.Index(itemOrder, b.Kind)), cmp.Compare(a.Name, b.Name))
@@ -30,7 +31,7 @@ func DecideExpiry(s *Stock) Expiry {
 	return *d.e
 }
 
-var itemOrder = []string{ItemBackup, ItemPending, ItemPacks, ItemWAL, ItemChunks, ItemMarker, ItemTombstone, ItemQuarantine}
+var itemOrder = []string{ItemBackup, ItemPending, ItemPacks, ItemWAL, ItemChunks, ItemMarker, ItemTombstone, ItemQuarantine, ItemEvent}
 
 // byDelete marks a condemnation that somebody asked for by name: no policy
 // takes it back.
@@ -379,6 +380,24 @@ func (d *decider) rest() {
 			}
 		}
 		d.item(it)
+	}
+}
+
+// saidAge is how old what is said about an unknown backup must be before it goes:
+// the backup may have been committed after manifests were listed.
+const saidAge = 24 * time.Hour
+
+// said decides about what people and verifications said about backups that are
+// gone.
+func (d *decider) said() {
+	for _, e := range d.s.Said {
+		id, err := repo.ParseBackupID(e.Subject)
+		old := d.s.Now.Sub(e.Object.Modified)
+		if err != nil || old < saidAge || slices.ContainsFunc(d.s.Backups, func(b StockBackup) bool { return b.ID == id }) {
+			continue
+		}
+		k := repo.Key{Kind: repo.KeyEvent, ID: e.ID, Event: e.Kind}
+		d.item(ExpiryItem{Kind: ItemEvent, Name: k.Name(), Action: Remove, Reason: "backup " + e.Subject + " is gone", Objects: 1, Bytes: e.Object.Size, key: k})
 	}
 }
 

@@ -192,6 +192,14 @@ func TestWhatExpires(t *testing.T) {
 			p.Pending = true
 			s.Backups = slices.Insert(s.Backups, 0, p)
 		}, want: []string{"remove pending backup 1"}},
+		"what was said about a backup that is gone": {change: func(s *backup.Stock) {
+			say := func(n, about int, ago time.Duration) {
+				s.Said = append(s.Said, repo.StoredEvent{ID: repotest.ID(n), Event: repo.Event{Kind: "pin", Subject: repotest.ID(about).String()}, Object: storage.Object{Modified: s.Now.Add(-ago)}})
+			}
+			say(201, 5, 9*day)
+			say(202, 6, 9*day)
+			say(203, 6, day-time.Second) // the backup may have come since
+		}, want: []string{"remove event event/" + repotest.ID(202).String() + "-pin"}},
 		"an old tombstone": {change: func(s *backup.Stock) {
 			s.Fences[repotest.ID(7)], s.Fences[repotest.ID(8)] = s.Now.Add(-31*day), s.Now.Add(-29*day)
 		}, want: []string{"remove tombstone 7"}},

@@ -121,6 +121,11 @@ func (s *Stock) readEvents(ctx context.Context, r *repo.Repo) error {
 	if s.Marks, err = marks(events); err != nil {
 		return err
 	}
+	for _, e := range events {
+		if e.Err == nil && (e.Kind == eventPin || e.Kind == eventAnnotation || e.Kind == eventVerify) {
+			s.Said = append(s.Said, e)
+		}
+	}
 	if s.Condemned, err = r.Condemnations(ctx); err != nil {
 		return err
 	}

@@ -345,7 +345,7 @@ func (x *sweeper) tidy(ctx context.Context) error {
 		}
 		x.removed(ctx, it)
 		return nil
-	}, ItemTombstone, ItemQuarantine)
+	}, ItemTombstone, ItemQuarantine, ItemEvent)
 	if err != nil {
 		return err
 	}

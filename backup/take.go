@@ -87,11 +87,17 @@ func (t *run) take(ctx context.Context) error {
 		t.settled = try == parentTries
 		err := t.attempt(ctx)
 		var other *otherParentError
-		if !errors.As(err, &other) {
+		switch {
+		case errors.As(err, &other):
+			t.Log.InfoContext(ctx, "beginning anew, with another parent", "backup", t.id.String(), "parent", other.parent.String())
+			t.marked = other.parent
+		case errors.Is(err, repo.ErrCondemned) && !t.settled:
+			// Between the choice and the marker an expire was faster.
+			t.Log.InfoContext(ctx, "beginning anew, for the parent is condemned", "backup", t.id.String(), "parent", t.marked.String())
+			t.marked = 0
+		default:
 			return err
 		}
-		t.Log.InfoContext(ctx, "beginning anew, with another parent", "backup", t.id.String(), "parent", other.parent.String())
-		t.marked = other.parent
 	}
 }
 
