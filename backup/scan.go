@@ -11,6 +11,7 @@ import (
 
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/durable"
+	"github.com/pgtender/pgtender/internal/finding"
 	"github.com/pgtender/pgtender/internal/pg"
 )
 
@@ -45,6 +46,10 @@ func scan(ctx context.Context, dir *pg.DataDir, blockSize int64, log *slog.Logge
 				// A page that is only half there is being added right now;
 				// the server does not count it either.
 				f.entry.Size -= e.Size % blockSize
+			}
+			if e.Size > repo.MaxFileSize {
+				return nil, finding.WithHint(fmt.Errorf("scan the data directory: %s has %d bytes, and a backup holds no file above %d", e.Path, e.Size, int64(repo.MaxFileSize)),
+					"what is not the server's own belongs elsewhere: move it out of the data directory")
 			}
 		}
 		files = append(files, f)

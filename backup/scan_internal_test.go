@@ -10,6 +10,9 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/internal/finding"
 )
 
 func TestTheScanListsWhatBelongsToABackup(t *testing.T) {
@@ -46,5 +49,26 @@ func TestTheScanListsWhatBelongsToABackup(t *testing.T) {
 	}
 	if !strings.Contains(log.String(), "link.conf") {
 		t.Errorf("nothing is said of the symbolic link: %s", &log)
+	}
+}
+
+func TestAFileThatNoBackupCanHoldIsRefusedAtOnce(t *testing.T) {
+	s := newSource(t)
+	for name, size := range map[string]int64{"dump.sql": repo.MaxFileSize, "pg_wal/huge": repo.MaxFileSize + 1} {
+		s.write(name, nil)
+		if err := os.Truncate(filepath.Join(s.dir.Root, name), size); err != nil {
+			t.Fatal(err)
+		}
+	}
+	log := slog.New(slog.DiscardHandler)
+	if _, err := scan(t.Context(), s.dir, testPage, log); err != nil {
+		t.Errorf("the largest file, and a larger one that is left out: %v", err)
+	}
+	if err := os.Truncate(filepath.Join(s.dir.Root, "dump.sql"), repo.MaxFileSize+1); err != nil {
+		t.Fatal(err)
+	}
+	_, err := scan(t.Context(), s.dir, testPage, log)
+	if err == nil || !strings.Contains(err.Error(), "dump.sql") || finding.Hint(err) == "" {
+		t.Errorf("got %v", err)
 	}
 }

@@ -41,6 +41,12 @@ const (
 	frameMagic    = 'P' | 'F'<<8 | 'R'<<16 | 'M'<<24
 )
 
+// MaxFileSize is the most a file may have, in bytes: the frame table of a larger
+// one might not fit into its frame. A table takes 7 bytes for a run, and the
+// smallest runs that a backup should make of a large file are of 64 KiB; this
+// leaves an eighth to spare.
+const MaxFileSize = 120 << 30
+
 // frameHeader is the fixed part of a frame. Its extension stays bytes.
 type frameHeader struct {
 	kind               FrameKind
