@@ -19,18 +19,25 @@ import (
 // all of its WAL is in the archive, so that it could not be committed.
 type PendingError struct {
 	Backup  repo.BackupID
-	Missing string // file name of the first segment that is not archived
+	Missing string // file name of the first segment that is not archived; empty: all are, but the timeline is not settled
 	Waited  time.Duration
 	Why     string
 }
 
 func (e *PendingError) Error() string {
+	if e.Missing == "" {
+		return fmt.Sprintf("backup %s is copied but not committed: after %s it is not certain that the cluster follows its timeline: %s",
+			e.Backup, e.Waited.Round(time.Second), e.Why)
+	}
 	return fmt.Sprintf("backup %s is copied but not committed: after %s its WAL segment %s is not in the archive: %s",
 		e.Backup, e.Waited.Round(time.Second), e.Missing, e.Why)
 }
 
 // Hint says what to do about it.
 func (e *PendingError) Hint() string {
+	if e.Missing == "" {
+		return "see that the primary can be reached and has archived its timeline's history; the next pgtender backup commits this one, nothing has to be copied again"
+	}
 	return "make archiving work (look at the primary's log for archive_command); the next pgtender backup commits this one, nothing has to be copied again"
 }
 
@@ -83,7 +90,11 @@ func (t *run) awaitWAL(ctx context.Context, b repo.Backup) error {
 			}
 		}
 		if waited := time.Since(begin); waited >= t.ArchiveTimeout {
-			return &PendingError{Backup: b.ID, Missing: s.missing.Name(s.size), Waited: waited, Why: t.whyMissing(ctx, &s, why)}
+			pending := &PendingError{Backup: b.ID, Waited: waited, Why: t.whyMissing(ctx, &s, why)}
+			if !s.covered {
+				pending.Missing = s.missing.Name(s.size)
+			}
+			return pending
 		}
 		if time.Since(said) >= sayWaiting {
 			said = time.Now()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/backup/repo/repotest"
@@ -250,5 +251,16 @@ func suspended(t *testing.T, r *repo.Repo, b repo.Backup) {
 	}
 	if _, err := w.Suspend(t.Context(), repo.Contents{Backup: b, Entries: entries}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestAPendingBackupSaysWhatItWaitsFor(t *testing.T) {
+	e := &PendingError{Missing: "000000010000000000000005", Waited: time.Minute, Why: "the archiver has not stored it yet"}
+	if s := e.Error(); !strings.Contains(s, e.Missing+" is not in the archive: "+e.Why) || !strings.Contains(e.Hint(), "archive_command") {
+		t.Errorf("a segment is missing: %s\n%s", s, e.Hint())
+	}
+	e = &PendingError{Waited: time.Minute, Why: "the primary is on timeline 3, whose history is not in the archive yet"}
+	if s := e.Error(); strings.Contains(s, "segment") || !strings.Contains(s, "follows its timeline: "+e.Why) || strings.Contains(e.Hint(), "archive_command") {
+		t.Errorf("the timeline is not settled: %s\n%s", s, e.Hint())
 	}
 }
