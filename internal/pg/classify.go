@@ -68,6 +68,9 @@ var (
 const (
 	excludedPrefix = "pg_internal.init" // RELCACHE_INIT_FILENAME; a suffix while being written
 	tempPrefix     = "pgsql_tmp"        // PG_TEMP_FILE_PREFIX
+	// ownDir is where a restore keeps its state, below the data directory. A
+	// server that was started over a killed one has it still.
+	ownDir = ".pgtender"
 )
 
 // Layout is what one must know of a cluster to say what its files are. It comes
@@ -96,7 +99,7 @@ func (l Layout) EmptyDirs() []string {
 // Classify says what the file or directory at path (below the data directory,
 // with slashes, tablespaces as they appear under pg_tblspc) is, and so whether
 // a base backup has it. The rules are those of BASE_BACKUP (sendDir and
-// sendTablespace, basebackup.c). Two things need more than a path:
+// sendTablespace, basebackup.c), but for pgtender's own directory. Two things need more than a path:
 // [DropUnlogged] needs the directory's listing, and links and special files the
 // file system.
 func (l Layout) Classify(path string, isDir bool) Class {
@@ -147,7 +150,7 @@ func (l Layout) excludedBy(parts []string, isDir bool) (Kind, bool) {
 		switch {
 		case strings.HasPrefix(name, tempPrefix):
 			return KindTemp, true
-		case strings.HasPrefix(name, excludedPrefix), slices.Contains(excludedNames, name):
+		case strings.HasPrefix(name, excludedPrefix), slices.Contains(excludedNames, name), i == 0 && name == ownDir:
 			return KindExcluded, true
 		case i == 2 && parts[0] == "pg_tblspc" && l.foreignIn(parts[1], name):
 			return KindForeign, true

@@ -71,6 +71,9 @@ func TestClassify(t *testing.T) {
 		"sub/pg_stat_tmp/x":                                    kind(pg.KindExcluded), // BASE_BACKUP goes by the last name
 		"pg_xact/0000":                                         kind(pg.KindOther),
 		"backup_label":                                         kind(pg.KindExcluded),
+		".pgtender/state.json":                                 kind(pg.KindExcluded),
+		".pgtender/stage/base/5/16384":                         kind(pg.KindExcluded),
+		"base/.pgtender":                                       kind(pg.KindOther),
 		"backup_label.old":                                     kind(pg.KindOther),
 		"tablespace_map":                                       kind(pg.KindExcluded),
 		"backup_manifest":                                      kind(pg.KindExcluded),
