@@ -92,12 +92,9 @@ func (f *findings) methods(list string, methods []string, p Postgres) {
 // passed tells what Patroni passes to the method, where that is not what one
 // would expect.
 func (f *findings) passed(m Method) {
-	switch {
-	case m.NoParams:
+	if m.NoParams {
 		f.add(finding.Info, "nothing to do; without no_params pgtender also learns which member Patroni would clone from",
 			"method %s has no_params: Patroni tells the command nothing, and pgtender takes the data directory from patroni.yml", m.Name)
-	case m.KeepData:
-		f.add(finding.Info, "nothing to do", "method %s gets --keep_data=True from Patroni, because it has no no_params; pgtender ignores it", m.Name)
 	}
 }
 

@@ -40,7 +40,6 @@ func TestAGoodConfigurationHasNoFault(t *testing.T) {
 	got := config(t, goodConfig).Findings(known(t, "{}"))
 	want := []string{
 		"ok: postgresql.create_replica_methods runs pgtender as pgtender",
-		"info: method pgtender gets --keep_data=True from Patroni, because it has no no_params; pgtender ignores it (hint: nothing to do)",
 		`ok: replicas fetch WAL with "pgtender archive-get %f %p"`,
 		`ok: archive_mode is on and WAL is archived with "pgtender archive-push %p"`,
 	}
