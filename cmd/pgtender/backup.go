@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -268,7 +269,7 @@ func (a *app) dryRun(ctx context.Context, opts backup.Options, d source) error {
 		fmt.Fprintf(a.out, "nothing would be done here: %s\n", d.Why(opts.Member))
 		return nil
 	}
-	fmt.Fprintf(a.out, "source: %s\nbackup: %s\n", d.Reason, result.Plan.Why)
+	fmt.Fprintf(a.out, "source: %s: %s\nbackup: %s\n", cmp.Or(d.Source, opts.Member, "the local server"), d.Reason, result.Plan.Why)
 	for _, r := range result.Plan.Rejected {
 		fmt.Fprintf(a.out, "not the parent: %s %s\n", r.Backup, r.Why)
 	}

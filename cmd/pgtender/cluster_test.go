@@ -135,6 +135,7 @@ func TestTheMainJob(t *testing.T) {
 	})
 	t.Run("a second backup is kept out, and told by whom", func(t *testing.T) { c.secondBackup(standby) })
 	t.Run("backup from the source", func(t *testing.T) { c.backup(standby) })
+	t.Run("a repository that is not there", func(t *testing.T) { c.noRepository(leader) })
 	t.Run("it is verified, and nothing expires", func(t *testing.T) { c.keep(standby) })
 	t.Run("check is content", func(t *testing.T) {
 		c.run(0, leader, "check")
@@ -177,6 +178,26 @@ func (c *onCluster) backup(standby *lab.Node) {
 	}
 	if len(got.WAL) != 1 || len(got.WAL[0].Holes) != 0 || got.WAL[0].Segments == 0 {
 		c.t.Errorf("WAL is %+v", got.WAL)
+	}
+}
+
+// noRepository asks for a place that is not there: of a cluster that stored
+// something elsewhere, and of one that never did.
+func (c *onCluster) noRepository(n *lab.Node) {
+	nowhere := "file://" + c.repo + "-nowhere"
+	_, errs := c.run(1, n, "info", "--repository", nowhere)
+	c.want(errs, "there is no directory")
+
+	config := filepath.Join(n.Dir, "unused.yml")
+	text := "repository: " + nowhere + "\ncluster: unused/7000000000000000001\ndcs:\n  type: etcd3\n  hosts: [" + c.DCS.Address + "]\n"
+	if err := c.WriteFile(config, []byte(text)); err != nil {
+		c.t.Fatal(err)
+	}
+	out, _ := c.run(0, n, "-c", config, "info")
+	c.want(out, "unused", "no backups yet")
+	got := result[info](c, n, "-c", config, "info")
+	if got.Repository != nowhere || got.SystemID != 7000000000000000001 || got.Backups == nil || len(got.Backups) != 0 || got.Owner != nil {
+		c.t.Errorf("info is %+v", got)
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/pgtender/pgtender/backup"
 	"github.com/pgtender/pgtender/backup/archive"
 	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/backup/storage"
 	"github.com/pgtender/pgtender/internal/pg"
 )
 
@@ -21,7 +23,9 @@ func (a *app) infoCmd() *cobra.Command {
 		Short: "Show the backups and the archived WAL of the cluster",
 		Long: `Shows what the repository holds of the cluster: every backup, whether the archive
 leads from it to the present, its pin and notes and what verify last found, WAL by
-timeline with its holes, and the alarms that nobody has acknowledged.
+timeline with its holes, and the alarms that nobody has acknowledged. A repository
+that the cluster never used is no error: there are no backups yet. One that cannot
+be read is.
 
 JSON keys: repository, scope, group, system_id, owner, history (timeline, source,
 error), backups (id, status, key, error, backup, usable, reason, pin (until, by,
@@ -136,7 +140,10 @@ type infoAlarm struct {
 
 func (n *node) info(ctx context.Context) (info, error) {
 	r, err := n.repository(ctx)
-	if err != nil {
+	switch {
+	case errors.Is(err, storage.ErrNoStore) && n.unused(ctx):
+		return n.noInfo(ctx)
+	case err != nil:
 		return info{}, err
 	}
 	owner, _, err := r.CurrentOwner(ctx)
@@ -182,6 +189,29 @@ func (n *node) info(ctx context.Context) (info, error) {
 			Text: alarm.Text, Member: alarm.Member, Existing: alarm.Existing, Key: alarm.Key})
 	}
 	return out, nil
+}
+
+// unused reports whether the cluster is known never to have had a repository.
+// Only its DCS can tell: without one, a place that is not there may be one that
+// is not mounted, or a mistyped URL.
+func (n *node) unused(ctx context.Context) bool {
+	owner, err := n.ownerDCS()
+	return err == nil && owner != nil && n.firstUse(ctx) == nil
+}
+
+// noInfo is what there is to say of a repository that was never begun.
+func (n *node) noInfo(ctx context.Context) (info, error) {
+	id, err := n.scope()
+	if err != nil {
+		return info{}, err
+	}
+	if id.SystemID, err = n.systemID(ctx); err != nil {
+		return info{}, err
+	}
+	return info{
+		Repository: n.Repository, Scope: id.Scope, Group: id.Group, SystemID: id.SystemID, cluster: id,
+		Backups: []infoBackup{}, WAL: []infoWAL{}, Alarms: []infoAlarm{},
+	}, nil
 }
 
 // judgeBackups says of each backup whether the archive leads from it along the
@@ -248,7 +278,7 @@ func (i info) print(w io.Writer) {
 
 func (i info) printBackups(w io.Writer) {
 	if len(i.Backups) == 0 {
-		fmt.Fprintln(w, "no backups")
+		fmt.Fprintln(w, "no backups yet")
 		return
 	}
 	rows := [][]string{{"BACKUP", "KIND", "STATUS", "FINISHED", "SOURCE", "TL", "START", "STOP", "SIZE", "STORED", "PG"}}
