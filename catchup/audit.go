@@ -34,7 +34,10 @@ func (r *runner) audit(ctx context.Context) error {
 	g.SetLimit(r.opts.Workers)
 	for e, err := range r.manifest.Entries(ctx) {
 		if err != nil {
-			return errors.Join(fmt.Errorf("list backup %s: %w", r.plan.Backup.ID, err), g.Wait())
+			if failed := g.Wait(); failed != nil {
+				return failed // it ended the listing
+			}
+			return fmt.Errorf("list backup %s: %w", r.plan.Backup.ID, err)
 		}
 		if e.Dir || notRestored(e.Path) {
 			continue

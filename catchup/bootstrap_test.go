@@ -12,6 +12,7 @@ import (
 // TestABootstrapEndsRecoveryByItself: Patroni starts the server with hot_standby
 // off and waits without limit until it has left recovery.
 func TestABootstrapEndsRecoveryByItself(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, pgtest.Options{})
 	s := pgtest.StandbyOf(t, l.primary, pgtest.Options{Config: map[string]string{"archive_mode": "off"}})
 	l.primary.Exec(t, "CREATE TABLE t AS SELECT 1 AS i")

@@ -36,7 +36,7 @@ func own(path string) bool {
 	case below:
 		return false
 	}
-	return strings.HasSuffix(top, ".conf") || strings.HasSuffix(top, ".log") || top == "log" || top == "logfile"
+	return strings.HasSuffix(top, ".conf") || strings.HasSuffix(top, ".log") || strings.HasSuffix(top, ".old") || top == "log" || top == "logfile"
 }
 
 // compareTrees compares a converged data directory with a restored one. Links

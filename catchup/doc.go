@@ -18,6 +18,9 @@
 //	commit    every name moved from the stage into place, pg_control last
 //	clean     markers, state, stage and lock go
 //
+// Old data is converged in place where that is cheaper: see inplace.go for the
+// order, [RungName] for the ladder, and LocalFacts.lowerBound for why it is right.
+//
 // Nothing is touched before the whole way to the target is proved. A kill, a
 // power cut or a full disk at any step leaves a directory in which no server
 // can start, and from which the next run goes on; after the last rename it is

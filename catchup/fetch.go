@@ -80,6 +80,7 @@ func (r *runner) bring(ctx context.Context, total int64, reads func(context.Cont
 		r.meter.add(int64(n))
 	}
 	w.done = func(o *output) error {
+		r.step("file")
 		return j.add(item{o.entry.File, o.entry.Path, o.entry.Size})
 	}
 	r.meter.phase(PhaseFiles, total)
@@ -101,6 +102,7 @@ func (r *runner) bring(ctx context.Context, total int64, reads func(context.Cont
 	if err != nil {
 		return fmt.Errorf("restore backup %s: %w", r.plan.Backup.ID, err)
 	}
+	r.step("fetched")
 	if name := w.left(); name != "" {
 		return fmt.Errorf("restore backup %s: %s is not whole, although the backup was read to its end", r.plan.Backup.ID, name)
 	}

@@ -218,6 +218,7 @@ func (r *runner) commit(ctx context.Context) error {
 		if err := r.state.write(r.dir()); err != nil {
 			return fmt.Errorf("write state: %w", err)
 		}
+		r.step("committing")
 	}
 	stage := workPath(r.dir(), stageName)
 	entries, err := os.ReadDir(stage)

@@ -16,6 +16,7 @@ import (
 // TestAFullDiskKeepsWhatWasFetched mounts a small file system, which only root
 // may.
 func TestAFullDiskKeepsWhatWasFetched(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("mounting a file system needs root")
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/finding"
+	"github.com/pgtender/pgtender/internal/pg"
 	"github.com/pgtender/pgtender/internal/pg/wal"
 )
 
@@ -55,7 +56,10 @@ func (r *runner) converge(ctx context.Context) (*delta, error) {
 		r.state.Purpose, r.state.Target = r.plan.Purpose, r.plan.Target
 		err = r.state.write(r.dir())
 	case err == nil && s.Rung.inPlace() && r.plan.Choice == ByHashes, errors.Is(err, fs.ErrNotExist):
-		if err = r.audit(ctx); err == nil {
+		if err = r.checkBound(); err == nil {
+			err = r.audit(ctx)
+		}
+		if err == nil {
 			err = r.beginConverging()
 		}
 	case err == nil:
@@ -67,15 +71,19 @@ func (r *runner) converge(ctx context.Context) (*delta, error) {
 	if err := r.park(); err != nil {
 		return nil, err
 	}
+	r.step("parked")
 	if err := r.saveWAL(ctx); err != nil {
 		return nil, err
 	}
+	r.step("saved")
 	if err := r.prune(ctx); err != nil {
 		return nil, err
 	}
+	r.step("pruned")
 	if err := r.makePlaces(); err != nil {
 		return nil, err
 	}
+	r.step("marked")
 	if r.tree, err = openInPlace(r.dir(), workPath(r.dir(), stageName), r.plan.Places, &r.plan.Backup); err != nil {
 		return nil, err
 	}
@@ -87,6 +95,34 @@ func (r *runner) converge(ctx context.Context) (*delta, error) {
 		c.Grown = map[string]int64{}
 	}
 	return newDelta(r.tree, &r.plan.Backup, c.SegmentBlocks, m, c.Grown)
+}
+
+// checkBound refuses a lower bound that the directory itself contradicts. A bound
+// that is too high leaves stale pages, which neither a server nor an audit
+// notices: of what was never flushed, the page has the older version.
+func (r *runner) checkBound() error {
+	if r.plan.Choice != ByMaps {
+		return nil
+	}
+	l := r.plan.Local
+	if l == nil || r.plan.converge == nil {
+		return errors.New("run: the plan does not say what changed")
+	}
+	_, c, err := pg.ReadControl(context.Background(), r.dir())
+	if err != nil {
+		return fmt.Errorf("check the lower bound: %w", err)
+	}
+	most, why := c.CheckpointCopy.Redo, "the directory's own redo point"
+	if l.Diverged && l.HintRedo < most {
+		most, why = l.HintRedo, "the redo point in force at the fork"
+	}
+	if l.Diverged && r.plan.Backup.Start.LSN <= l.Fork && r.plan.Backup.Start.LSN < most {
+		most, why = r.plan.Backup.Start.LSN, "the backup's start"
+	}
+	if r.plan.Lower == 0 || r.plan.Lower > most {
+		return doubt(fmt.Errorf("changes would be counted from %s on, past %s at %s", r.plan.Lower, why, most))
+	}
+	return nil
 }
 
 // beginConverging writes down all that the run rests on.
@@ -116,6 +152,7 @@ func (r *runner) beginConverging() error {
 	if err != nil {
 		return err
 	}
+	r.step("changes")
 	r.state = state{
 		Version: stateVersion, ID: rand.Text(), Phase: phaseConverging, Rung: r.plan.Choice,
 		Purpose: r.plan.Purpose, Target: r.plan.Target, Scope: r.opts.Repo.Cluster().Scope,
@@ -128,6 +165,7 @@ func (r *runner) beginConverging() error {
 	if err := r.state.write(r.dir()); err != nil {
 		return fmt.Errorf("write state: %w", err)
 	}
+	r.step("state")
 	return nil
 }
 
@@ -160,7 +198,7 @@ func (r *runner) park() error {
 // wantInPlace reports what of an entry is to be fetched into the directory.
 func (r *runner) wantInPlace(e *repo.Entry, j *journal, w *writer, h *hashes) (want *repo.Want, err error) {
 	switch {
-	case notRestored(e.Path):
+	case notRestored(e.Path), slices.Contains(signalsGone, e.Path):
 		return nil, nil
 	case e.Dir:
 		return nil, r.tree.mkdir(e.Path, e.Mode)

@@ -46,16 +46,17 @@ func (l *lab) child(t testing.TB, umask string, c child) {
 
 // rounds gives how often something is killed.
 func rounds() int {
-	if os.Getenv("PGTENDER_SOAK") != "" {
+	if soak() {
 		return 100
 	}
-	return 10
+	return 4
 }
 
 // TestAKilledRunIsResumed kills a run at a random moment, then the one that
 // resumes it, until one comes through. What comes out must be what a run makes
 // that nobody disturbs, byte for byte; and that starts.
 func TestAKilledRunIsResumed(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, pgtest.Options{Checksums: true})
 	space := pgtest.Dir(t)
 	l.primary.Exec(t, fmt.Sprintf("CREATE TABLESPACE away LOCATION '%s'", space),

@@ -44,6 +44,23 @@ func newLab(t testing.TB, o pgtest.Options) *lab {
 	return l
 }
 
+// someMajors runs a subtest for the oldest, the newest and the default version;
+// all of them where there is time. What depends on a version more than this is
+// tried on each by TestAMemberConvergesByBlockMaps.
+func someMajors(t *testing.T, run func(t *testing.T, major int)) {
+	t.Helper()
+	all := pgtest.Majors(t)
+	for _, m := range all {
+		if !soak() && m != all[0] && m != all[len(all)-1] && m != pgtest.DefaultMajor {
+			continue
+		}
+		t.Run(fmt.Sprintf("PostgreSQL %d", m), func(t *testing.T) {
+			t.Parallel()
+			run(t, m)
+		})
+	}
+}
+
 func (l *lab) restoreCommand(t pg.Timeline) string {
 	return l.program + "get %f %p " + t.String()
 }

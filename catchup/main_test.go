@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/pgtender/pgtender/backup/archive"
@@ -73,6 +75,24 @@ type child struct {
 	Command     string
 	Rung        catchup.RungName
 	Leader      *catchup.LeaderFacts
+	KillAt      string // the step at which the process kills itself
+	KillCount   int    // how often it comes before
+}
+
+// killAt ends the process as nothing can catch, after a step.
+func killAt(step string, count int) func(string) {
+	var mu sync.Mutex
+	return func(name string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if name != step {
+			return
+		}
+		if count--; count < 0 {
+			syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+	}
 }
 
 func childRestore(ctx context.Context, r *repo.Repo, options string) error {
@@ -91,7 +111,9 @@ func childRestore(ctx context.Context, r *repo.Repo, options string) error {
 	if err != nil {
 		return err
 	}
-	_, err = catchup.Run(ctx, p, catchup.RunOptions{Repo: r, RestoreCommand: c.Command, Audit: true})
+	o := catchup.RunOptions{Repo: r, RestoreCommand: c.Command, Audit: true}
+	o.SetStep(killAt(c.KillAt, c.KillCount))
+	_, err = catchup.Run(ctx, p, o)
 	return err
 }
 

@@ -13,6 +13,7 @@ import (
 )
 
 func TestARepositoryThatIsFullCanBeRestoredFrom(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, pgtest.Options{})
 	l.backup(t, l.primary)
 	l.archived(t)

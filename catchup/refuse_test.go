@@ -23,6 +23,7 @@ import (
 // TestADirectoryThatIsNotOursStaysAsItIs tries every kind of directory that a
 // restore must not touch.
 func TestADirectoryThatIsNotOursStaysAsItIs(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, pgtest.Options{})
 	l.backup(t, l.primary)
 	l.archived(t)
@@ -86,6 +87,7 @@ func TestAFileIsNoDirectory(t *testing.T) {
 }
 
 func TestARunRefusesADirectoryThatHasChangedSinceThePlan(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, pgtest.Options{})
 	l.backup(t, l.primary)
 	l.archived(t)
@@ -104,6 +106,7 @@ func TestARunRefusesADirectoryThatHasChangedSinceThePlan(t *testing.T) {
 }
 
 func TestTwoRunsDoNotWorkOnOneDirectory(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, pgtest.Options{})
 	l.backup(t, l.primary)
 	l.archived(t)
@@ -125,6 +128,7 @@ func TestTwoRunsDoNotWorkOnOneDirectory(t *testing.T) {
 
 // TestARunEndsWithItsContext: Patroni gives a command ten seconds.
 func TestARunEndsWithItsContext(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, pgtest.Options{})
 	l.backup(t, l.primary)
 	l.archived(t)
@@ -159,6 +163,7 @@ func TestARunEndsWithItsContext(t *testing.T) {
 
 // TestAFlippedBitNeverReachesTheDirectory damages the packs one bit at a time.
 func TestAFlippedBitNeverReachesTheDirectory(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, pgtest.Options{})
 	b := l.backup(t, l.primary)
 	l.archived(t)
@@ -212,6 +217,7 @@ func TestAFlippedBitNeverReachesTheDirectory(t *testing.T) {
 // TestAnotherBackupServesWhereTheNewestIsDamaged: create-replica does not give
 // up for one lost object.
 func TestAnotherBackupServesWhereTheNewestIsDamaged(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, pgtest.Options{})
 	l.primary.Exec(t, "CREATE TABLE t AS SELECT 1 AS i")
 	l.backup(t, l.primary)

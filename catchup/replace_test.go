@@ -61,6 +61,7 @@ func (r replaced) options(t *testing.T, archive func(context.Context, string) er
 }
 
 func TestOldDataIsReplacedAndItsUnarchivedWALKept(t *testing.T) {
+	t.Parallel()
 	r := newReplaced(t)
 	var pushed []string
 	o := r.options(t, func(_ context.Context, path string) error {
@@ -100,6 +101,7 @@ func TestOldDataIsReplacedAndItsUnarchivedWALKept(t *testing.T) {
 // TestNothingIsRemovedBeforeThePlanIsProved: each of these fails, and the old
 // data can still be started.
 func TestNothingIsRemovedBeforeThePlanIsProved(t *testing.T) {
+	t.Parallel()
 	r := newReplaced(t)
 	before := tree(t, child{Dir: r.old.DataDir})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -148,6 +150,7 @@ func TestNothingIsRemovedBeforeThePlanIsProved(t *testing.T) {
 // TestAReplacementIsResumed kills it while old data is being removed, and
 // later.
 func TestAReplacementIsResumed(t *testing.T) {
+	t.Parallel()
 	r := newReplaced(t)
 	o := r.options(t, nil, "unarchived WAL")
 	from := ""

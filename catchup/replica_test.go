@@ -36,6 +36,7 @@ func (l *lab) follow(t testing.TB, dir string, config map[string]string) *pgtest
 }
 
 func TestAReplicaStreamsFromTheLeader(t *testing.T) {
+	t.Parallel()
 	for _, source := range []string{"primary", "standby"} {
 		t.Run("of a backup from a "+source, func(t *testing.T) {
 			l := newLab(t, pgtest.Options{Checksums: true, Config: map[string]string{"wal_keep_size": "0"}})

@@ -17,7 +17,8 @@ import (
 )
 
 func TestARestoredServerEqualsItsSource(t *testing.T) {
-	pgtest.EachMajor(t, func(t *testing.T, major int) {
+	t.Parallel()
+	someMajors(t, func(t *testing.T, major int) {
 		l := newLab(t, pgtest.Options{Major: major, Checksums: true})
 		l.primary.EnableAMCheck(t)
 		work := l.primary.Workload(uint64(major))
@@ -46,7 +47,8 @@ func TestARestoredServerEqualsItsSource(t *testing.T) {
 // TestRecoveryStopsAtEachKindOfTarget writes rows with marks between them and
 // asks for each mark.
 func TestRecoveryStopsAtEachKindOfTarget(t *testing.T) {
-	pgtest.EachMajor(t, func(t *testing.T, major int) {
+	t.Parallel()
+	someMajors(t, func(t *testing.T, major int) {
 		l := newLab(t, pgtest.Options{Major: major})
 		l.primary.Exec(t, "CREATE TABLE t (i int)")
 		// A target setting in postgresql.conf must not get in the way.
@@ -133,6 +135,7 @@ func moment(t *testing.T, s string) time.Time {
 }
 
 func TestATimelineIsFollowedAsAsked(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, pgtest.Options{})
 	l.primary.Exec(t, "CREATE TABLE t AS SELECT 1 AS i")
 	s := pgtest.StandbyOf(t, l.primary, pgtest.Options{Config: map[string]string{"archive_mode": "on", "archive_command": l.program + "push %p"}})
@@ -164,6 +167,7 @@ func TestATimelineIsFollowedAsAsked(t *testing.T) {
 }
 
 func TestTablespacesAndWALGoWhereTheyAreMapped(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, pgtest.Options{})
 	space := pgtest.Dir(t)
 	l.primary.Exec(t, fmt.Sprintf("CREATE TABLESPACE away LOCATION '%s'", space),
@@ -200,6 +204,7 @@ func TestTablespacesAndWALGoWhereTheyAreMapped(t *testing.T) {
 
 // TestModesDoNotDependOnTheUmask: Patroni runs its children under 077.
 func TestModesDoNotDependOnTheUmask(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, pgtest.Options{})
 	l.primary.Stop(t, pgtest.Fast)
 	for _, dir := range []string{"base", "global", "base/1", "pg_xact"} {

@@ -44,6 +44,8 @@ type RunOptions struct {
 	Progress func(Progress)
 
 	Log *slog.Logger // nil discards
+
+	step func(name string) // called after each step, for tests that kill
 }
 
 // Result is what a run did.
@@ -81,7 +83,15 @@ func Run(ctx context.Context, p Plan, o RunOptions) (Result, error) {
 		r.log = slog.New(slog.DiscardHandler)
 	}
 	r.result = Result{Backup: p.Backup.ID, Dir: p.Dir.Path, Rung: p.Choice}
+	published := &publisher{runner: r}
+	r.meter.report = func(now Progress) {
+		if o.Progress != nil {
+			o.Progress(now)
+		}
+		published.publish(now)
+	}
 	err = r.run(ctx)
+	published.retract()
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		err = finding.WithHint(err, "make room for %s and run it again: what was fetched is kept", p.Dir.Path)
 	}
@@ -115,6 +125,13 @@ type runner struct {
 	state    state
 	tree     *tree
 	result   Result
+}
+
+// step tells that something is done which a killed run's successor finds.
+func (r *runner) step(name string) {
+	if r.opts.step != nil {
+		r.opts.step(name)
+	}
 }
 
 func (r *runner) dir() string { return r.plan.Dir.Path }
@@ -212,6 +229,7 @@ func (r *runner) work(ctx context.Context) (err error) {
 		if err := r.give(r.dir()); err != nil {
 			return err
 		}
+		r.step("given")
 	}
 	// From here on there are only some renames to be done, so that a context
 	// that ends now ends nothing any more.
@@ -292,6 +310,7 @@ func (r *runner) clean() error {
 			return fmt.Errorf("remove marker: %w", err)
 		}
 	}
+	r.step("committed")
 	for _, name := range []string{journalName, oldName, controlName, changesName} {
 		if err := r.files.Remove(workPath(r.dir(), name)); err != nil {
 			return fmt.Errorf("remove work files: %w", err)
@@ -303,6 +322,7 @@ func (r *runner) clean() error {
 	if err := r.sweep(); err != nil {
 		return err
 	}
+	r.step("cleaned")
 	// Last, for it makes the next run do the rest of this.
 	if err := r.files.Remove(workPath(r.dir(), stateName)); err != nil {
 		return fmt.Errorf("remove state: %w", err)

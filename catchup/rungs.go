@@ -180,11 +180,14 @@ func (p *Plan) stored() int64 {
 // choose takes the lowest rung that is open, unless a higher one is much
 // quicker: replay of a week of WAL is the cheapest to ask for, and takes hours.
 func (p *Plan) choose(f Facts) error {
-	chosen := -1
+	chosen, insist := -1, f.Rung
+	if !f.Dir.precious() {
+		insist = "" // it is about old data, and there is none
+	}
 	for i, r := range p.Rungs {
 		switch {
-		case f.Rung != "" && r.Name != f.Rung:
-		case f.Rung != "" && !r.Open:
+		case insist != "" && r.Name != insist:
+		case insist != "" && !r.Open:
 			return refuse(true, "leave the choice to the plan", "the way asked for, %q, is closed: %s", r.Name, r.Reason)
 		case !r.Open:
 		case chosen < 0:
@@ -194,7 +197,7 @@ func (p *Plan) choose(f Facts) error {
 		}
 	}
 	if chosen < 0 {
-		return refuse(true, "leave the choice to the plan", "the way asked for, %q, is none for %s", f.Rung, f.Dir.Path)
+		return refuse(true, "leave the choice to the plan", "the way asked for, %q, is not known", insist)
 	}
 	p.Choice = p.Rungs[chosen].Name
 	return nil

@@ -3,6 +3,7 @@ package catchup
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/pgtender/pgtender/internal/pg"
 )
@@ -78,7 +79,14 @@ var targetNames = []string{"recovery_target", "recovery_target_lsn", "recovery_t
 // still be read.
 func autoConf(old string, p *Plan, restoreCommand string) (string, error) {
 	disable := append(pg.RecoveryTargets(), "restore_command")
-	out, err := pg.EditConf(old, disable, recovery(p, restoreCommand))
+	set := recovery(p, restoreCommand)
+	// A run that was killed may have changed it already.
+	if block, err := pg.EditConf("", nil, set); err == nil && strings.HasSuffix(old, block) {
+		if again, err := pg.EditConf(strings.TrimSuffix(old, block), disable, set); err == nil && again == old {
+			return old, nil
+		}
+	}
+	out, err := pg.EditConf(old, disable, set)
 	if err != nil {
 		return "", fmt.Errorf("change postgresql.auto.conf: %w", err)
 	}

@@ -27,10 +27,12 @@ func (r *runner) rest(ctx context.Context) error {
 	if err := r.fetchWAL(ctx); err != nil {
 		return err
 	}
+	r.step("WAL")
 	r.meter.phase(PhaseFinishing, 0)
 	if err := r.finish(); err != nil {
 		return err
 	}
+	r.step("finished")
 	return r.tree.syncDirs()
 }
 

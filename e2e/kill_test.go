@@ -48,7 +48,7 @@ func killRounds(t *testing.T, rounds int) {
 	primary.EnableAMCheck(t)
 	primary.PgbenchInit(t, 4)
 	primary.Workload(seed).Run(t, 10)
-	s.useMethod(t, map[string]any{"keep_data": true})
+	s.useMethod(t, map[string]any{"keep_data": true, "way": "full"})
 	began := time.Now()
 	k.base = s.backup(t)
 	k.lasts["backup"] = time.Since(began)

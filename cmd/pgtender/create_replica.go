@@ -52,7 +52,9 @@ JSON keys with --plan: those of restore.`,
       command: pgtender create-replica
       keep_data: true`,
 	}, func(cmd *cobra.Command, n *node, call hook.Call) error {
-		return a.createReplica(cmd.Context(), n, call, f)
+		ctx, cancel := whileCalled(cmd.Context())
+		defer cancel()
+		return a.createReplica(ctx, n, call, f)
 	})
 	fl := cmd.Flags()
 	fl.StringVar(&f.backup, "backup", "", "restore the backup `ID` instead of the newest that serves")
