@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/backup/storage"
 	"github.com/pgtender/pgtender/backup/storage/file"
 	"github.com/pgtender/pgtender/backup/storage/limit"
@@ -71,12 +73,21 @@ func (n *node) openS3(ctx context.Context, place config.Repository) (storage.Sto
 		CAFile: n.S3.CAFile, Profile: n.S3.Profile,
 		CredentialsFile: n.S3.CredentialsFile,
 		StorageClass:    n.S3.StorageClass, Encryption: n.S3.SSE, KMSKeyID: n.S3.KMSKeyID,
-		Budget: time.Duration(n.S3.RetryBudget), Log: n.log,
+		WebIdentity: s3.WebIdentity{TokenFile: n.S3.WebIdentityTokenFile, RoleARN: n.S3.RoleARN, Endpoint: n.S3.STSEndpoint},
+		Lock:        s3.Lock{Mode: n.S3.ObjectLock, For: time.Duration(n.S3.ObjectLockFor), Except: shortLived},
+		Budget:      time.Duration(n.S3.RetryBudget), Log: n.log,
 	})
 	if err != nil {
 		return nil, err
 	}
 	return s, nil
+}
+
+// shortLived says which objects are removed soon after they were made: a lock
+// would keep thousands of them for nothing.
+func shortLived(key string) bool {
+	k, err := repo.ParseKey(key)
+	return err == nil && slices.Contains([]repo.KeyKind{repo.KeyRunning, repo.KeyReader, repo.KeyPending, repo.KeyStream}, k.Kind)
 }
 
 // limited holds a store that a restore reads from to the configured rate.

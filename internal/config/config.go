@@ -109,6 +109,21 @@ type S3 struct {
 	CredentialsFile string `yaml:"credentials_file"`
 	// Profile selects one of the shared configuration files' profiles.
 	Profile string `yaml:"profile"`
+	// WebIdentityTokenFile and RoleARN exchange a token, as Kubernetes puts into a
+	// file, for credentials of a role. The environment does the same
+	// (AWS_WEB_IDENTITY_TOKEN_FILE, AWS_ROLE_ARN) where it reaches the command;
+	// these win over every other credentials. STSEndpoint is the URL of a token
+	// service other than AWS.
+	WebIdentityTokenFile string `yaml:"web_identity_token_file"`
+	RoleARN              string `yaml:"role_arn"`
+	STSEndpoint          string `yaml:"sts_endpoint"`
+	// ObjectLock is GOVERNANCE or COMPLIANCE, in a bucket made with object lock:
+	// nobody can remove or replace an object for ObjectLockFor (such as 30d).
+	// What expire removes is hidden at once; a lifecycle rule for old versions
+	// gives the space back after that. Markers and the chunks of receive are not
+	// locked.
+	ObjectLock    string   `yaml:"object_lock"`
+	ObjectLockFor Duration `yaml:"object_lock_for"`
 	// StorageClass of new objects, such as STANDARD_IA.
 	StorageClass string `yaml:"storage_class"`
 	// SSE is AES256 or aws:kms; KMSKeyID names the key for the latter.

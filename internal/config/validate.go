@@ -40,6 +40,13 @@ func (c Config) Validate() error {
 	if c.DCS.Type == "" && len(c.DCS.Hosts) > 0 {
 		fault("dcs.type", "needed when dcs.hosts is set: etcd3 or consul")
 	}
+	oneOf("s3.object_lock", c.S3.ObjectLock, "GOVERNANCE", "COMPLIANCE")
+	if (c.S3.ObjectLock == "") != (c.S3.ObjectLockFor == 0) || c.S3.ObjectLockFor < 0 {
+		fault("s3.object_lock_for", "belongs to s3.object_lock, and is a time such as 30d")
+	}
+	if (c.S3.WebIdentityTokenFile == "") != (c.S3.RoleARN == "") {
+		fault("s3.role_arn", "belongs to s3.web_identity_token_file")
+	}
 	oneOf("s3.sse", c.S3.SSE, "AES256", "aws:kms")
 	if c.S3.KMSKeyID != "" && c.S3.SSE != "aws:kms" {
 		fault("s3.kms_key_id", "needs s3.sse: aws:kms")

@@ -105,6 +105,9 @@ func (s *Store) translate(ctx context.Context, op, key string, err error) error 
 	case code == "InvalidAccessKeyId", code == "SignatureDoesNotMatch", code == "ExpiredToken", code == "InvalidToken":
 		e.Err = fmt.Errorf("%w: %w", storage.ErrForbidden, e.Err)
 		e.Advice = "check the access key and its secret"
+	case op == "delete" && isLocked(code, err.Error()):
+		e.Err = fmt.Errorf("%w: %w", storage.ErrForbidden, e.Err)
+		e.Advice = "the object is locked until its retention ends (s3.object_lock); it can be removed after that"
 	case status == http.StatusForbidden, status == http.StatusUnauthorized:
 		e.Err = fmt.Errorf("%w: %w", storage.ErrForbidden, e.Err)
 		e.Advice = "the credentials need s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload and, on the bucket, " +

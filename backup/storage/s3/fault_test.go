@@ -24,7 +24,7 @@ import (
 // a fault. Callers must not notice.
 func TestStoreOnABadNetwork(t *testing.T) {
 	server := startServer(t)
-	faults := []fault{slowDown, reset, lostAnswer, cutBody, shortBody}
+	faults := []fault{slowDown, reset, lostAnswer, cutBody, shortBody, late}
 	var n atomic.Int64
 	p := startProxy(t, server.endpoint, func(*http.Request) fault {
 		if i := n.Add(1); i%5 == 0 {

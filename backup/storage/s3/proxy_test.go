@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/pgtender/pgtender/backup/storage/s3"
 )
@@ -27,6 +28,7 @@ const (
 	lostAnswer fault = "the server did it, the answer is lost"
 	cutBody    fault = "the answer breaks halfway"
 	shortBody  fault = "the answer ends halfway"
+	late       fault = "the request takes its time on the way"
 )
 
 // proxy stands before the real server and does harm.
@@ -94,6 +96,9 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
 		status, code, _ := strings.Cut(string(f), " ")
 		answerError(w, status, code)
+	case late:
+		time.Sleep(50 * time.Millisecond) // the fault itself
+		p.forward.ServeHTTP(w, r)
 	case reset:
 		resetConnection(w)
 	case lostAnswer:

@@ -29,7 +29,7 @@ func (s *Store) Put(ctx context.Context, key string, src io.ReaderAt, size int64
 	}
 	var random [16]byte
 	rand.Read(random[:])
-	p := &put{s: s, key: key, src: &source{src: src}, size: size, token: hex.EncodeToString(random[:])}
+	p := &put{s: s, key: key, src: &source{src: src}, size: size, token: hex.EncodeToString(random[:]), lock: s.opts.Lock.of(key)}
 	if opts.IfAbsent {
 		if s.opts.LookFirst {
 			if err := s.look(ctx, key); err != nil {
@@ -66,6 +66,7 @@ type put struct {
 	size        int64
 	token       string
 	ifNoneMatch *string
+	lock        retention
 }
 
 // rounds is how often an upload begins anew when the server has dropped it:
@@ -94,6 +95,7 @@ func (p *put) whole(ctx context.Context) error {
 		Body: io.NewSectionReader(p.src, 0, p.size), ContentLength: &p.size,
 		IfNoneMatch: p.ifNoneMatch, Metadata: map[string]string{tokenName: p.token},
 		StorageClass: p.s.storageClass(), ServerSideEncryption: encryption, SSEKMSKeyId: kms,
+		ObjectLockMode: p.lock.mode, ObjectLockRetainUntilDate: p.lock.until, ChecksumAlgorithm: p.lock.checksum,
 	}, opt)
 	if err == nil {
 		return nil
@@ -120,6 +122,7 @@ func (p *put) upload(ctx context.Context) (err error, again bool) {
 	created, err := p.s.client.CreateMultipartUpload(ctx, &awss3.CreateMultipartUploadInput{
 		Bucket: &p.s.opts.Bucket, Key: p.s.name(p.key), Metadata: map[string]string{tokenName: p.token},
 		StorageClass: p.s.storageClass(), ServerSideEncryption: encryption, SSEKMSKeyId: kms,
+		ObjectLockMode: p.lock.mode, ObjectLockRetainUntilDate: p.lock.until, ChecksumAlgorithm: p.lock.checksum,
 	}, opt)
 	if err != nil {
 		return p.s.translate(ctx, "put", p.key, err), false
@@ -170,7 +173,7 @@ func (p *put) parts(ctx context.Context, upload *string) ([]types.CompletedPart,
 			_, opt := p.s.request("put", p.key, p.src)
 			out, err := p.s.client.UploadPart(gctx, &awss3.UploadPartInput{
 				Bucket: &p.s.opts.Bucket, Key: p.s.name(p.key), UploadId: upload, PartNumber: &number,
-				Body: io.NewSectionReader(p.src, off, n), ContentLength: &n,
+				Body: io.NewSectionReader(p.src, off, n), ContentLength: &n, ChecksumAlgorithm: p.lock.checksum,
 			}, opt)
 			if err != nil {
 				return err

@@ -24,6 +24,7 @@ package s3
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -61,9 +62,13 @@ type Options struct {
 	CredentialsFile string
 	Profile         string
 
+	// WebIdentity comes before all of them.
+	WebIdentity WebIdentity
+
 	StorageClass string // such as STANDARD_IA; "": the bucket's default
 	Encryption   string // server-side: AES256 or aws:kms; "": the bucket's default
 	KMSKeyID     string // for aws:kms; "": the account's default key
+	Lock         Lock
 
 	// LookFirst is for servers without conditional create: IfAbsent looks
 	// whether the object is there and stores then, which is not atomic.
@@ -110,6 +115,9 @@ func (o *Options) check() error {
 		return fmt.Errorf("access key and secret key belong together")
 	case o.PartSize != 0 && o.PartSize < minPart:
 		return fmt.Errorf("part size %d: at least %d", o.PartSize, minPart)
+	}
+	if err := errors.Join(o.WebIdentity.check(), o.Lock.check()); err != nil {
+		return err
 	}
 	setDefault(&o.PartSize, 8<<20)
 	setDefault(&o.Parts, 8)
@@ -178,6 +186,12 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 		// unknown to many servers. The signature still covers the bytes.
 		cfg.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
 		cfg.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
+	}
+	switch role, err := opts.WebIdentity.provider(cfg); {
+	case err != nil:
+		return nil, &storage.Error{Op: "open", Err: fmt.Errorf("%s: %w", s, storage.NotAbsence(err)), Permanent: true}
+	case role != nil:
+		cfg.Credentials = role
 	}
 	s.client = awss3.NewFromConfig(cfg, func(o *awss3.Options) {
 		o.UsePathStyle = opts.PathStyle
