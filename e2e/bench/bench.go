@@ -58,6 +58,16 @@ func bench(ctx context.Context, o options, note io.Writer) (report *Report, err 
 			return nil, err
 		}
 	}
+	if o.does("backlog") {
+		if err := c.backlog(ctx, tools, o.backlog); err != nil {
+			return nil, err
+		}
+	}
+	if o.does("recovery") {
+		if err := c.recovery(ctx, tools, o.backlog); err != nil {
+			return nil, err
+		}
+	}
 	c.report.summarize()
 	return c.report, nil
 }

@@ -26,7 +26,7 @@ func TestUsage(t *testing.T) {
 		{"an argument", []string{"all"}, `argument "all" is not known`},
 		{"no rounds", []string{"--runs", "0"}, "--runs 0: want 1 or more"},
 		{"more than all", []string{"--wide", "101"}, "--wide 101: want 0 to 100"},
-		{"an unknown job", []string{"--jobs", "backup,verify"}, `"verify" is none of backup, restore, incremental, push`},
+		{"an unknown job", []string{"--jobs", "backup,verify"}, `"verify" is none of backup, restore, incremental, push, backlog, recovery`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

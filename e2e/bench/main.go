@@ -46,6 +46,7 @@ type options struct {
 	runs       int
 	workers    int
 	segments   int // pushed one by one
+	backlog    int // segments of a backlog, and of a recovery
 	pages      int // changed before an incremental backup
 	dir        string
 	tools      string
@@ -78,7 +79,10 @@ func (o options) does(job string) bool {
 	return slices.Contains(strings.Split(o.jobs, ","), job)
 }
 
-var jobNames = []string{"backup", "restore", "incremental", "push"}
+var jobNames = []string{"backup", "restore", "incremental", "push", "backlog", "recovery"}
+
+// usualJobs are run unless others are asked for.
+var usualJobs = jobNames[:4]
 
 // Exit codes: 0 done, 1 failed, 2 usage.
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {
@@ -91,9 +95,10 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	flags.IntVar(&o.workers, "workers", 2, "readers and compressors of each tool")
 	flags.IntVar(&o.segments, "segments", 8, "WAL `segments` to push one by one")
 	flags.IntVar(&o.pages, "pages", 10000, "random `pages` to change before each incremental backup")
+	flags.IntVar(&o.backlog, "backlog", 100, "WAL `segments` of a backlog, and of a recovery")
 	flags.StringVar(&o.dir, "dir", "", "`folder` to work in; it is kept, and its server is used again by the next run (default: a new one, removed at the end)")
 	flags.StringVar(&o.tools, "tools", strings.Join(toolNames, ","), "`tools` to run")
-	flags.StringVar(&o.jobs, "jobs", strings.Join(jobNames, ","), "`jobs` to run; a restore needs the backup of the same run, or of an earlier one in --dir")
+	flags.StringVar(&o.jobs, "jobs", strings.Join(usualJobs, ","), "`jobs` to run, of "+strings.Join(jobNames, ", ")+"; a restore needs the backup of the same run, or of an earlier one in --dir")
 	flags.StringVar(&o.pgtender, "pgtender", "bin/pgtender", "`program` to measure, as 'make build' makes it")
 	flags.StringVar(&o.pgbackrest, "pgbackrest", "pgbackrest", "pgBackRest's `program`")
 	flags.BoolVar(&o.cold, "cold", false, "drop what is to be read from the page cache before each job")

@@ -48,6 +48,17 @@ func (t *pgtender) config(repository string) (path string, err error) {
 	return path, t.m.writeFile(path, text, 0o644)
 }
 
+// memberConfig is a configuration for another data directory, with an agent's
+// socket of its own.
+func (t *pgtender) memberConfig(repository, dataDir string) (path string, err error) {
+	if err := t.m.mkdir(t.m.path(repository), 0o750); err != nil {
+		return "", err
+	}
+	path = t.m.path(repository + ".yml")
+	text := fmt.Sprintf("repository: file://%s\ncluster: %s\ndata_dir: %s\nagent:\n  socket: %s\n", t.m.path(repository), scope, dataDir, t.m.path("agent", "socket"))
+	return path, t.m.writeFile(path, text, 0o644)
+}
+
 func (t *pgtender) prepare(context.Context) (string, error) {
 	config, err := t.config("pgtender-repo")
 	return fmt.Sprintf("%s --config %s archive-push %%p", t.program, config), err

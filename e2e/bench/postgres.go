@@ -166,7 +166,7 @@ func (p *postgres) archiveWith(ctx context.Context, command string) error {
 const settings = `
 shared_buffers = 128MB
 max_wal_size = 2GB
-wal_keep_size = 512MB
+wal_keep_size = 4GB
 wal_level = replica
 archive_mode = on
 archive_command = '/bin/true'

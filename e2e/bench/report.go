@@ -32,7 +32,7 @@ type Report struct {
 type Run struct {
 	Round int    `json:"round"`
 	Tool  string `json:"tool"`
-	Job   string `json:"job"` // backup, restore, incremental, push, push again
+	Job   string `json:"job"` // backup, restore, incremental, push, push again, backlog (a segment), recovery
 	Figures
 }
 
@@ -72,7 +72,7 @@ func newReport(tools []tool, skipped []string, o options) *Report {
 		r.Tools[t.name()] = t.about()
 		r.order = append(r.order, t.name())
 	}
-	r.order = append(r.order, "cp", "cp, synced")
+	r.order = append(r.order, withAgent, asyncMode, "cp", "cp, synced")
 	return r
 }
 
@@ -88,7 +88,7 @@ const ours = "pgtender"
 // summarize fills in Summary from Runs.
 func (r *Report) summarize() {
 	r.Summary = nil
-	for _, job := range []string{"backup", "restore", "incremental", "push", "push again"} {
+	for _, job := range []string{"backup", "restore", "incremental", "push", "push again", "backlog", "recovery"} {
 		our := r.figures(ours, job)
 		for _, tool := range r.order {
 			runs := r.figures(tool, job)
@@ -198,14 +198,14 @@ func (r *Report) writeTable(w io.Writer) error {
 			return err
 		}
 	}
-	for _, job := range []string{"push", "push again"} {
+	for _, job := range []string{"push", "push again", "backlog"} {
 		if err := r.writeJob(w, job, "WAL segment\tms\tCPU ms\tpeak MB\t", func(f Figures) string {
 			return fmt.Sprintf("%.0f\t%.0f\t%.0f\t", f.Wall*1e3, f.CPU*1e3, float64(f.RSS)/1e6)
 		}); err != nil {
 			return err
 		}
 	}
-	return nil
+	return r.writeJob(w, "recovery", "job\twall s\t", func(f Figures) string { return fmt.Sprintf("%.2f\t", f.Wall) })
 }
 
 // writeJob writes the table of one job, with the ratios that its columns have.
