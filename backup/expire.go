@@ -86,7 +86,8 @@ type Stock struct {
 	WAL         []WALSpan      // ascending by incarnation and segment
 	Chunks      []repo.ChunkObject
 	Quarantine  []repo.QuarantinedFile
-	// Said are the events that pin, annotate and verify backups.
+	// Said are the events that pin, annotate and verify backups, and those that
+	// asked for the store's time.
 	Said []repo.StoredEvent
 	// Acknowledged are the keys in quarantine whose alarm is acknowledged.
 	Acknowledged map[string]bool

@@ -392,12 +392,16 @@ const saidAge = 24 * time.Hour
 func (d *decider) said() {
 	for _, e := range d.s.Said {
 		id, err := repo.ParseBackupID(e.Subject)
+		reason := "backup " + e.Subject + " is gone"
+		if e.Kind == repo.EventClock {
+			err, reason = nil, "a killed run has left it behind"
+		}
 		old := d.s.Now.Sub(e.Object.Modified)
 		if err != nil || old < saidAge || slices.ContainsFunc(d.s.Backups, func(b StockBackup) bool { return b.ID == id }) {
 			continue
 		}
 		k := repo.Key{Kind: repo.KeyEvent, ID: e.ID, Event: e.Kind}
-		d.item(ExpiryItem{Kind: ItemEvent, Name: k.Name(), Action: Remove, Reason: "backup " + e.Subject + " is gone", Objects: 1, Bytes: e.Object.Size, key: k})
+		d.item(ExpiryItem{Kind: ItemEvent, Name: k.Name(), Action: Remove, Reason: reason, Objects: 1, Bytes: e.Object.Size, key: k})
 	}
 }
 

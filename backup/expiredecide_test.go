@@ -200,6 +200,11 @@ func TestWhatExpires(t *testing.T) {
 			say(202, 6, 9*day)
 			say(203, 6, day-time.Second) // the backup may have come since
 		}, want: []string{"remove event event/" + repotest.ID(202).String() + "-pin"}},
+		"what a killed expiry leaves": {change: func(s *backup.Stock) {
+			for n, ago := range map[int]time.Duration{201: 2 * day, 202: time.Hour} {
+				s.Said = append(s.Said, repo.StoredEvent{ID: repotest.ID(n), Event: repo.Event{Kind: "clock"}, Object: storage.Object{Modified: s.Now.Add(-ago)}})
+			}
+		}, want: []string{"remove event event/" + repotest.ID(201).String() + "-clock"}},
 		"an old tombstone": {change: func(s *backup.Stock) {
 			s.Fences[repotest.ID(7)], s.Fences[repotest.ID(8)] = s.Now.Add(-31*day), s.Now.Add(-29*day)
 		}, want: []string{"remove tombstone 7"}},

@@ -122,7 +122,7 @@ func (s *Stock) readEvents(ctx context.Context, r *repo.Repo) error {
 		return err
 	}
 	for _, e := range events {
-		if e.Err == nil && (e.Kind == eventPin || e.Kind == eventAnnotation || e.Kind == eventVerify) {
+		if e.Err == nil && (e.Kind == eventPin || e.Kind == eventAnnotation || e.Kind == eventVerify || e.Kind == repo.EventClock) {
 			s.Said = append(s.Said, e)
 		}
 	}

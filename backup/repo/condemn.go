@@ -232,10 +232,13 @@ func (r *Repo) Fences(ctx context.Context) (map[BackupID]storage.Object, error) 
 // has a description, a generation and an end.
 const maxTombstone = docHead + 200
 
+// EventClock is the kind of the events that [Repo.StoreTime] stores for a moment.
+const EventClock = "clock"
+
 // StoreTime tells the store's clock, by storing a small object and looking at
 // it.
 func (r *Repo) StoreTime(ctx context.Context) (now time.Time, err error) {
-	key, err := r.PutEvent(ctx, Event{Kind: "clock", Time: time.Now()})
+	key, err := r.PutEvent(ctx, Event{Kind: EventClock, Time: time.Now()})
 	if err != nil {
 		return time.Time{}, fmt.Errorf("ask for the store's time: %w", err)
 	}
