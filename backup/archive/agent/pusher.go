@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,8 +30,9 @@ type Pusher struct {
 	mu       sync.Mutex
 	archived map[string]identity
 	order    []string        // of archived, oldest first
-	jobs     map[string]*job // that run or wait for a worker
-	workers  chan struct{}
+	jobs     map[string]*job // that are at work or wait
+	queue    []*job          // those that wait, in the order in which they are needed
+	at       int             // how many are at work
 	running  sync.WaitGroup
 	failed   time.Time // of the last attempt; zero if that succeeded
 	stats    PushStats
@@ -56,7 +58,9 @@ type identity struct {
 
 // job is the archiving of one segment.
 type job struct {
+	name   string
 	id     identity
+	begun  bool
 	done   chan struct{} // closed at the end
 	result archive.PushResult
 	err    error
@@ -134,35 +138,42 @@ func (p *Pusher) start(life context.Context, name string, asked bool) (*job, err
 	if known, ok := p.archived[name]; ok && known == id {
 		return nil, nil
 	}
-	if j, ok := p.jobs[name]; ok {
-		return j, nil
-	}
 	if p.jobs == nil {
 		p.jobs, p.archived = map[string]*job{}, map[string]identity{}
-		p.workers = make(chan struct{}, max(1, p.Ahead.Workers))
 	}
-	j := &job{id: id, done: make(chan struct{})}
-	p.jobs[name] = j
-	p.running.Go(func() { p.run(life, name, j, asked) })
+	j, ok := p.jobs[name]
+	if !ok {
+		j = &job{name: name, id: id, done: make(chan struct{})}
+		p.jobs[name] = j
+		p.queue = append(p.queue, j)
+	}
+	if asked && !j.begun {
+		p.queue = slices.DeleteFunc(p.queue, func(o *job) bool { return o == j })
+		p.begin(life, j, true)
+	}
+	p.dispatch(life)
 	return j, nil
+}
+
+// dispatch begins what waits, as far as there are workers. The caller has p.mu.
+func (p *Pusher) dispatch(life context.Context) {
+	for len(p.queue) > 0 && p.at < max(1, p.Ahead.Workers) {
+		j := p.queue[0]
+		p.queue = p.queue[1:]
+		p.begin(life, j, false)
+	}
+}
+
+// begin begins a job. The caller has p.mu.
+func (p *Pusher) begin(life context.Context, j *job, asked bool) {
+	j.begun = true
+	p.at++
+	p.running.Go(func() { p.run(life, j, asked) })
 }
 
 // run archives one segment. While the repository does not take what is asked
 // for, nothing is tried ahead.
-func (p *Pusher) run(life context.Context, name string, j *job, asked bool) {
-	select {
-	case p.workers <- struct{}{}:
-		defer func() { <-p.workers }()
-	default:
-		if asked {
-			break // one more than workers: PostgreSQL waits
-		}
-		select {
-		case p.workers <- struct{}{}:
-			defer func() { <-p.workers }()
-		case <-life.Done():
-		}
-	}
+func (p *Pusher) run(life context.Context, j *job, asked bool) {
 	switch {
 	case life.Err() != nil:
 		j.err = context.Cause(life)
@@ -170,10 +181,10 @@ func (p *Pusher) run(life context.Context, name string, j *job, asked bool) {
 		j.err = errFailing
 	default:
 		ctx, cancel := context.WithTimeoutCause(life, p.Timeout, fmt.Errorf("not archived within %s", p.Timeout))
-		j.result, j.err = p.Archive(ctx, filepath.Join(p.WALDir, name))
+		j.result, j.err = p.Archive(ctx, filepath.Join(p.WALDir, j.name))
 		cancel()
 	}
-	p.finish(name, j)
+	p.finish(life, j)
 }
 
 var errFailing = errors.New("not tried, as another one has just failed")
@@ -190,7 +201,8 @@ func (p *Pusher) failing() bool {
 const failPause = 5 * time.Second
 
 // finish keeps what became of a segment.
-func (p *Pusher) finish(name string, j *job) {
+func (p *Pusher) finish(life context.Context, j *job) {
+	name := j.name
 	// Whoever asks from now on finds it archived, or begins anew.
 	if now, err := identify(filepath.Join(p.WALDir, name)); j.err == nil && (err != nil || now != j.id) {
 		j.err = errors.Join(errChanged, err)
@@ -198,6 +210,8 @@ func (p *Pusher) finish(name string, j *job) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.jobs, name)
+	p.at--
+	p.dispatch(life)
 	if j.err == nil {
 		p.archived[name] = j.id
 		p.order = append(p.order, name)

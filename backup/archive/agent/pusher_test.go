@@ -81,6 +81,13 @@ func (r *recorder) names() []string {
 	return out
 }
 
+// all gives the names in the order in which they were archived.
+func (r *recorder) all() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.archived)
+}
+
 // pusher gives a pusher whose work ends with the test.
 func pusher(t testing.TB, dir string, r *recorder, ahead int) (*agent.Pusher, context.Context) {
 	t.Helper()
@@ -201,5 +208,22 @@ func TestLateOnesAreArchivedUnasked(t *testing.T) {
 	}
 	if names := fmt.Sprint(r.names()); names != fmt.Sprint([]string{name(4), name(6)}) {
 		t.Errorf("archived %s", names)
+	}
+}
+
+// TestWhatIsNeededFirstIsArchivedFirst: PostgreSQL comes for one after the other.
+func TestWhatIsNeededFirstIsArchivedFirst(t *testing.T) {
+	dir, r := walDir(t, 4, 40), &recorder{}
+	life, cancel := context.WithCancel(context.Background())
+	p := &agent.Pusher{WALDir: dir, Archive: r.archive, Timeout: time.Minute, Ahead: archive.AheadOptions{Segments: 64, Bytes: 1 << 40, Workers: 1}}
+	t.Cleanup(func() { cancel(); p.Wait() })
+	for _, n := range []pg.SegmentNumber{4, 40} {
+		if _, err := p.Push(t.Context(), life, filepath.Join(dir, name(n))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := slices.DeleteFunc(r.all(), func(n string) bool { return n == name(40) }) // asked for in between
+	if !slices.IsSorted(got) {
+		t.Errorf("archived in the order %v", got)
 	}
 }
