@@ -223,7 +223,10 @@ func TestSoakIncrementalBackups(t *testing.T) {
 				}
 				last := c.round(t, 2+c.rng.IntN(5), 1+c.rng.IntN(3))
 				c.compare(t, last.ID)
-				checkRestored(t, c.restore(t, last.ID))
+				restored := c.restore(t, last.ID)
+				restored.Start(t)
+				restored.WaitFor(t, "SELECT pg_is_in_recovery()::text", "false")
+				restored.AMCheck(t)
 			})
 		}
 	}
