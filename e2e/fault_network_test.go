@@ -129,16 +129,19 @@ func (f *faults) sourceWithoutDCS(t *testing.T) {
 }
 
 // leaderWithoutDCS cuts the leader from the DCS with a backlog of WAL. Patroni
-// demotes it, and the other member leads.
+// demotes it, and it archives its backlog all the same. Then the other member
+// leads.
 func (f *faults) leaderWithoutDCS(t *testing.T) {
 	a, old, next := f.archived(), f.Leader(), f.WaitSyncStandby()
 	f.closeGate(t, old)
 	a.work(t, server(f.site, old))
+	last := server(f.site, old).Value(t, "SELECT pg_walfile_name(pg_current_wal_lsn() - 16 * 1024 * 1024)")
 	f.links[old.Name].Hang()
 	waitFor(t, "Patroni to demote "+old.Name, func() bool {
 		return strings.Contains(old.Log(100), "demoting self because DCS is not accessible")
 	})
 	openGate(t, old)
+	waitFor(t, old.Name+" to archive its backlog", func() bool { return strings.Contains(old.Log(500), "msg=archived file="+last) })
 	if err := f.DCS.Delete(t.Context(), "service/"+f.Scope+"/leader"); err != nil {
 		t.Fatal(err)
 	}
@@ -146,6 +149,7 @@ func (f *faults) leaderWithoutDCS(t *testing.T) {
 		now, err := f.Cluster.Leader(t.Context())
 		return err == nil && now == next
 	})
+	f.WaitLeader() // accepts writes
 	a.work(t, server(f.site, next))
 	f.links[old.Name].Mend()
 	f.WaitStreaming(1)
