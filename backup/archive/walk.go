@@ -168,7 +168,12 @@ func (w *walk) read(ctx context.Context, s stretch, objects []repo.WALObject, yi
 		}
 		if unfit == nil {
 			if stale == nil {
-				// The next reader makes it, if this one may not write.
+				// The next reader makes it, if this one may not write. Whose part of
+				// the repository it is needs no look: an index says nothing that the
+				// archived segments do not, is put only if absent, and is compared
+				// with them by whoever reads it. One that a proved leader's segment
+				// made stale stays, since no object is written twice; the segments
+				// are read in its place.
 				_ = w.repo.PutWALIndex(ctx, p.index())
 			}
 			yield(step{part: p, staleIndex: stale})
