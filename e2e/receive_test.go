@@ -69,9 +69,13 @@ func TestReceiveFollowsTheLeaderToItsEnd(t *testing.T) {
 		n.Kill()
 	}
 	acked := w.end()
-	t.Logf("the writer ended: %v", w.err)
 	time.Sleep(3 * time.Second) // what the receiver still has goes out; nothing else tells its end
 
+	for _, args := range [][]string{{"info"}, {"wal", "verify", "--deep"}} {
+		if o := s.must(t, nil, append([]string{"-c", s.host(t)}, args...)...); !strings.Contains(o.stdout, "streamed to") {
+			t.Errorf("the streamed end is not shown: %v", o)
+		}
+	}
 	c := s.restore(t)
 	c.Start(t)
 	c.WaitFor(t, "SELECT pg_is_in_recovery()::text", "false")
@@ -123,7 +127,6 @@ func streams(t *testing.T, s *site, leader *lab.Node) {
 type writer struct {
 	mu    sync.Mutex
 	acked []time.Time // of row i, when it was acknowledged
-	err   error       // that ended it
 	done  chan struct{}
 }
 
@@ -135,7 +138,6 @@ func write(t testing.TB, c *pgtest.Cluster) *writer {
 		defer close(w.done)
 		for i := 0; ; i++ {
 			if _, err := conn.Query(t.Context(), fmt.Sprintf("INSERT INTO public.acked VALUES (%d)", i)); err != nil {
-				w.err = err
 				return
 			}
 			w.mu.Lock()

@@ -8,6 +8,11 @@ import (
 	"github.com/pgtender/pgtender/internal/pg"
 )
 
+// The few messages of the stream are read and written here rather than by
+// pglogrepl: its SendStandbyStatusUpdate makes a flush position of 0, "not
+// said", the written one. So a receiver would claim to have stored what it has
+// merely got, and count as a synchronous standby.
+
 // streamMessage is what a walsender puts into the COPY: a run of WAL or a
 // keepalive (walsender.c: XLogSendPhysical, WalSndKeepalive). All numbers are
 // big-endian.
