@@ -13,15 +13,16 @@ const workName = ".pgtender"
 
 // What lies in the work directory.
 const (
-	lockName    = "lock"
-	stateName   = "state.json"
-	journalName = "journal"    // which files are whole
-	stageName   = "stage"      // the data directory in the making
-	controlName = "pg_control" // put in place last
-	oldName     = "pg_control.old"
-	savedName   = "wal"     // unarchived WAL that could be kept nowhere else
-	changesName = "changes" // what is to be fetched into old data, see changes
-	asideName   = "control" // in the stage: pg_control as it was fetched, when a directory is converged
+	lockName     = "lock"
+	stateName    = "state.json"
+	journalName  = "journal"    // which files are whole
+	stageName    = "stage"      // the data directory in the making
+	controlName  = "pg_control" // put in place last
+	oldName      = "pg_control.old"
+	savedName    = "wal"      // unarchived WAL that could be kept nowhere else
+	changesName  = "changes"  // what is to be fetched into old data, see changes
+	replayedName = "replayed" // how far the data went when WAL alone was left to bring it back
+	asideName    = "control"  // in the stage: pg_control as it was fetched, when a directory is converged
 )
 
 // workPath gives the path of something in dir's work directory.

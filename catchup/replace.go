@@ -102,7 +102,7 @@ func (r *runner) remove(ctx context.Context) error {
 			return fmt.Errorf("remove old data: %w", err)
 		}
 	}
-	for _, name := range []string{journalName, controlName, oldName, changesName} {
+	for _, name := range []string{journalName, controlName, oldName, changesName, replayedName} {
 		if err := r.files.Remove(workPath(r.dir(), name)); err != nil {
 			return fmt.Errorf("remove work files: %w", err)
 		}

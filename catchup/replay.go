@@ -2,6 +2,7 @@ package catchup
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/pgtender/pgtender/backup/archive"
 	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/internal/durable"
 	"github.com/pgtender/pgtender/internal/pg"
 )
 
@@ -30,6 +32,9 @@ func (f *Facts) replay(ctx context.Context, r *repo.Repo) (*ReplayFacts, error) 
 		return &ReplayFacts{Closed: l.Unknown}, nil
 	case l.Diverged:
 		return &ReplayFacts{Closed: fmt.Sprintf("it went on to %s on timeline %s, which the leader's history left at %s", l.End, l.Timeline, l.Fork)}, nil
+	}
+	if l.inVain(f.Dir.Path) && f.Rung != ByReplay {
+		return &ReplayFacts{Closed: fmt.Sprintf("WAL alone was tried before, and the data still goes to %s only", l.End)}, nil
 	}
 	size := l.control.SegmentSize
 	cover, err := archive.Coverage(ctx, r, leader.History, size, l.Redo)
@@ -90,7 +95,32 @@ func (r *runner) follow(ctx context.Context) error {
 			return fmt.Errorf("remove %s: %w", name, err)
 		}
 	}
-	return r.settings()
+	if err := r.settings(); err != nil {
+		return err
+	}
+	return tried{r.plan.Local.Redo, r.plan.Local.End}.write(r.dir())
+}
+
+// tried says how far data went when it was left to WAL. Whoever calls again while
+// it goes no further was not helped: replay stops at a damaged page, perhaps.
+type tried struct {
+	Redo pg.LSN `json:"redo"`
+	End  pg.LSN `json:"end"`
+}
+
+func (t tried) write(dir string) error {
+	b, err := json.Marshal(t)
+	if err != nil {
+		return fmt.Errorf("encode what was tried: %w", err)
+	}
+	return durable.FS{}.WriteFile(workPath(dir, replayedName), append(b, '\n'), 0o600)
+}
+
+// inVain reports whether WAL alone was tried from the same point before.
+func (l *LocalFacts) inVain(dir string) bool {
+	var t tried
+	b, err := os.ReadFile(workPath(dir, replayedName))
+	return err == nil && json.Unmarshal(b, &t) == nil && t == tried{l.Redo, l.End}
 }
 
 // leaveBranches takes WAL out of pg_wal that recovery must not read: a standby

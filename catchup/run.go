@@ -311,7 +311,7 @@ func (r *runner) clean() error {
 		}
 	}
 	r.step("committed")
-	for _, name := range []string{journalName, oldName, controlName, changesName} {
+	for _, name := range []string{journalName, oldName, controlName, changesName, replayedName} {
 		if err := r.files.Remove(workPath(r.dir(), name)); err != nil {
 			return fmt.Errorf("remove work files: %w", err)
 		}

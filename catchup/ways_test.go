@@ -384,6 +384,10 @@ func TestAMemberWhoseWALIsThereIsNotTouched(t *testing.T) {
 	if _, err := catchup.Run(t.Context(), p, catchup.RunOptions{Repo: x.repo, Log: testLog(t)}); err != nil {
 		t.Fatal(err)
 	}
+	// Called again with nothing gained, it does not try the same.
+	if again, closed := x.chosen(t, catchup.ByReplay); again.Choice == catchup.ByReplay || !strings.Contains(closed, "tried before") {
+		t.Errorf("it would choose %q again, since %q", again.Choice, closed)
+	}
 	after := tree(t, child{Dir: filepath.Join(x.old.DataDir, "base")})
 	for name := range before {
 		if strings.HasPrefix(name, "/base/") && before[name] != after[name] {
