@@ -197,7 +197,7 @@ func (f *Facts) lineages(ctx context.Context, r *repo.Repo) error {
 		l = archive.Lineage{History: f.Leader.History, Source: "leader"}
 	default:
 		var err error
-		l, err = archive.ResolveLineage(ctx, r, archive.LineageOptions{Timeline: f.Target.Timeline})
+		l, err = archive.ResolveLineage(ctx, r, archive.LineageOptions{Timeline: f.Target.Timeline, Incarnation: f.Target.Incarnation})
 		if err != nil {
 			return lineageRefusal(err)
 		}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/pg"
 )
 
@@ -42,8 +43,10 @@ type Target struct {
 	Name      string      `json:"name,omitempty"`
 	Exclusive bool        `json:"exclusive,omitzero"` // stop just before instead of just after
 	Timeline  pg.Timeline `json:"timeline,omitzero"`  // to follow; 0: the surviving one
-	Current   bool        `json:"current,omitzero"`   // follow the timeline that the backup ends on
-	Action    string      `json:"action,omitempty"`   // pause, promote, shutdown; "" is PostgreSQL's default, pause
+	// Incarnation tells which timeline is meant where several have the number.
+	Incarnation repo.Incarnation `json:"incarnation,omitzero"`
+	Current     bool             `json:"current,omitzero"` // follow the timeline that the backup ends on
+	Action      string           `json:"action,omitempty"` // pause, promote, shutdown; "" is PostgreSQL's default, pause
 }
 
 // Validate reports a target that makes no sense, whatever the repository holds.

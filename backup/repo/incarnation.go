@@ -49,3 +49,12 @@ func ParseIncarnation(s string) (Incarnation, error) {
 	}
 	return i, nil
 }
+
+// MarshalText implements encoding.TextMarshaler.
+func (i Incarnation) MarshalText() ([]byte, error) { return []byte(i.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (i *Incarnation) UnmarshalText(b []byte) (err error) {
+	*i, err = ParseIncarnation(string(b))
+	return err
+}

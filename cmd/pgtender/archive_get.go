@@ -81,7 +81,7 @@ func (n *node) archiveGet(ctx context.Context, q getRequest) error {
 	if err != nil {
 		return err
 	}
-	opts.Lineage = n.lineage(r, q.timeline)
+	opts.Lineage = n.lineage(r, q.timeline, dataDirOf(dest))
 	n.log.DebugContext(ctx, "asking the archive", "file", name, "standby", opts.Standby)
 	err = archive.Get(ctx, r, opts)
 	if absent := (*archive.AbsentError)(nil); errors.As(err, &absent) {
@@ -92,10 +92,11 @@ func (n *node) archiveGet(ctx context.Context, q getRequest) error {
 	return err
 }
 
-// lineage finds the history to follow.
-func (n *node) lineage(r *repo.Repo, t pg.Timeline) func(context.Context) (archive.Lineage, error) {
+// lineage finds the history to follow. dataDir is that of the server which the
+// WAL is for, "" if that is not known.
+func (n *node) lineage(r *repo.Repo, t pg.Timeline, dataDir string) func(context.Context) (archive.Lineage, error) {
 	return func(ctx context.Context) (archive.Lineage, error) {
-		return archive.ResolveLineage(ctx, r, archive.LineageOptions{Timeline: t, Leader: n.leaderHistory()})
+		return archive.ResolveLineage(ctx, r, archive.LineageOptions{Timeline: t, Leader: n.leaderHistory(), Follower: n.follower(ctx, dataDir)})
 	}
 }
 

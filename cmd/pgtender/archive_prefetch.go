@@ -54,7 +54,7 @@ func (n *node) prefetch(ctx context.Context, dest string, t pg.Timeline) error {
 		return err
 	}
 	p := archive.Prefetch{
-		Repo: r, WALDir: filepath.Dir(dest), Reader: reader, Lineage: n.lineage(r, t),
+		Repo: r, WALDir: filepath.Dir(dest), Reader: reader, Lineage: n.lineage(r, t, dataDirOf(dest)),
 		Bytes: int64(n.Archive.Prefetch), Workers: n.Archive.Workers, Alive: serverIn(dir), Log: n.log,
 	}
 	return p.Run(ctx)

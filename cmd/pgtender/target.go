@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/catchup"
 	"github.com/pgtender/pgtender/internal/pg"
 )
@@ -26,7 +27,7 @@ func (f *targetFlags) declare(fl *pflag.FlagSet) {
 	fl.StringVar(&f.name, "target-name", "", "recover to the restore point `NAME`")
 	fl.BoolVar(&f.immediate, "target-immediate", false, "recover to the end of the backup")
 	fl.BoolVar(&f.exclusive, "target-exclusive", false, "stop just before the target instead of just after")
-	fl.StringVar(&f.timeline, "target-timeline", "latest", "follow this timeline: a `NUMBER`, latest or current (the backup's)")
+	fl.StringVar(&f.timeline, "target-timeline", "latest", "follow this timeline: a `NUMBER` (or as info --json has it, where two have it), latest or current (the backup's)")
 	fl.BoolVar(&f.noScan, "no-scan", false, "do not search the archive for the target's transaction or restore point first")
 }
 
@@ -71,11 +72,14 @@ func (f *targetFlags) target() (catchup.Target, error) {
 	case "current":
 		t.Current = true
 	default:
-		tl, err := parseTimeline(f.timeline)
+		i, err := parseIncarnation(f.timeline)
 		if err != nil {
 			return t, usagef("--target-timeline: %w", err)
 		}
-		t.Timeline = tl
+		t.Timeline = i.Timeline
+		if i.Ancestry != [8]byte{} {
+			t.Incarnation = i
+		}
 	}
 	if err := t.Validate(); err != nil {
 		return t, usageError{err}
@@ -91,6 +95,16 @@ func parseTimeline(s string) (pg.Timeline, error) {
 		return 0, fmt.Errorf("%q is not the number of a timeline", s)
 	}
 	return pg.Timeline(n), nil
+}
+
+// parseIncarnation reads a timeline's number, or the name that info --json has
+// for it, which tells two of one number apart. A mere number has no ancestry.
+func parseIncarnation(s string) (repo.Incarnation, error) {
+	if i, err := repo.ParseIncarnation(s); err == nil {
+		return i, nil
+	}
+	t, err := parseTimeline(s)
+	return repo.Incarnation{Timeline: t}, err
 }
 
 // timeLayouts are the forms of PostgreSQL's output and of RFC 3339, with and

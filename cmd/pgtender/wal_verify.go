@@ -45,13 +45,13 @@ Exit status:
 				return err
 			}
 			defer n.close()
-			var t pg.Timeline
+			var i repo.Incarnation
 			if timeline != "" {
-				if t, err = parseTimeline(timeline); err != nil {
+				if i, err = parseIncarnation(timeline); err != nil {
 					return usagef("--timeline: %w", err)
 				}
 			}
-			v, err := n.walVerify(cmd.Context(), t, deep)
+			v, err := n.walVerify(cmd.Context(), i, deep)
 			if err != nil {
 				return err
 			}
@@ -67,7 +67,7 @@ Exit status:
 		},
 	}
 	cmd.Flags().BoolVar(&deep, "deep", false, "read and check the content of every segment")
-	cmd.Flags().StringVar(&timeline, "timeline", "", "judge along the history of timeline `NUMBER`, whatever the leader's is")
+	cmd.Flags().StringVar(&timeline, "timeline", "", "judge along the history of timeline `NUMBER` (or as info --json has it), whatever the leader's is")
 	return cmd
 }
 
@@ -98,12 +98,12 @@ type walFault struct {
 	EndsRecovery bool              `json:"ends_recovery"`
 }
 
-func (n *node) walVerify(ctx context.Context, t pg.Timeline, deep bool) (walVerified, error) {
+func (n *node) walVerify(ctx context.Context, i repo.Incarnation, deep bool) (walVerified, error) {
 	r, err := n.repository(ctx)
 	if err != nil {
 		return walVerified{}, err
 	}
-	lineage, err := archive.ResolveLineage(ctx, r, archive.LineageOptions{Timeline: t, Leader: n.leaderHistory()})
+	lineage, err := archive.ResolveLineage(ctx, r, archive.LineageOptions{Timeline: i.Timeline, Incarnation: i, Leader: n.leaderHistory()})
 	if err != nil {
 		return walVerified{}, err
 	}

@@ -187,7 +187,7 @@ func (s *shared) fetch(ctx context.Context, f *fetching, r *repo.Repo, walDir, r
 		Lineage: func(ctx context.Context) (archive.Lineage, error) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			return s.node.lineage(r, t)(ctx)
+			return s.node.lineage(r, t, filepath.Dir(walDir))(ctx)
 		},
 	}
 	if err := p.Run(ctx); err != nil && ctx.Err() == nil {

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"github.com/pgtender/pgtender/backup/archive"
@@ -167,16 +169,32 @@ func (n *node) leaderHistory() func(context.Context) (pg.History, error) {
 		return nil
 	}
 	return func(ctx context.Context) (h pg.History, err error) {
-		err = n.askDCS(ctx, func(ctx context.Context) error {
-			c, err := n.cluster(ctx)
-			if err == nil && c.Leader != "" {
-				h, err = c.LeaderHistory()
-			}
+		var c patroni.Cluster
+		err = n.askDCS(ctx, func(ctx context.Context) (err error) {
+			c, err = n.cluster(ctx)
 			return err
 		})
+		if err == nil && c.Leader != "" {
+			h, err = c.LeaderHistory()
+		}
 		if err != nil {
 			n.log.WarnContext(ctx, "the leader's history is not known from the DCS; the repository decides which history to follow", "error", err)
 		}
+		if last, unknown := c.Timeline.History(); h.Timeline == 0 && unknown == nil {
+			err = &archive.LastLeaderError{Last: last, Cause: cmp.Or(err, errors.New("nobody leads"))}
+		}
 		return h, err
 	}
+}
+
+// follower describes the server of a data directory, nil if it is not known.
+func (n *node) follower(ctx context.Context, dataDir string) *archive.Follower {
+	if dataDir == "" {
+		return nil
+	}
+	_, control, err := pg.ReadControl(ctx, dataDir)
+	if err != nil {
+		return nil
+	}
+	return archive.NewFollower(filepath.Join(dataDir, "pg_wal"), &control)
 }
