@@ -26,7 +26,9 @@ func TestCatchup(t *testing.T) {
 			t.Parallel()
 			s := startSite(t, siteOptions{Options: o})
 			// What is lost is more than Patroni allows by default.
-			s.PatchConfig(map[string]any{"maximum_lag_on_failover": 1 << 30, "postgresql": map[string]any{"use_pg_rewind": false}})
+			s.PatchConfig(map[string]any{"maximum_lag_on_failover": 1 << 30, "postgresql": map[string]any{
+				"use_pg_rewind": false, "parameters": map[string]any{"log_replication_commands": "on"},
+			}})
 			s.useMethod(t, map[string]any{"keep_data": true, "audit": true})
 			primary := server(s, s.Leader())
 			primary.EnableAMCheck(t)
@@ -136,8 +138,11 @@ func (c *catchups) returned(t *testing.T, n *lab.Node, way catchup.RungName, pag
 	if read := c.pagesRead(t, leader); read != pages {
 		t.Errorf("%d pages of tables were read from the leader", read-pages)
 	}
-	if strings.Contains(leader.Log(1<<20), "received replication command: BASE_BACKUP") {
+	switch log := leader.Log(1 << 20); {
+	case strings.Contains(log, "received replication command: BASE_BACKUP"):
 		t.Error("the leader was copied")
+	case !strings.Contains(log, "received replication command: IDENTIFY_SYSTEM"):
+		t.Error("the leader's log does not tell what was asked of it")
 	}
 	sameContent(t, c.site, leader, n)
 }
