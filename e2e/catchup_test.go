@@ -60,7 +60,8 @@ func (c *catchups) formerLeader(t *testing.T) {
 		t.Fatal("nothing was lost")
 	}
 	on.Exec(t, "UPDATE plain SET pad = 'new' WHERE i % 7 = 2", "CHECKPOINT")
-	c.backup(t)
+	// The DCS takes a moment to show the new leader as one.
+	waitFor(t, "a backup of the new leader", func() bool { return c.run(t, replica, "backup", "--elect", "--json").stdout != "" })
 	on.Exec(t, "DELETE FROM plain WHERE i % 11 = 3")
 	pages := c.pagesRead(t, replica)
 	c.StartNode(leader)
