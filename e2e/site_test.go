@@ -127,22 +127,13 @@ func (s *site) useMethod(t testing.TB, options map[string]any) {
 			maps.Copy(all, options)
 			c.CreateReplica = []lab.Method{{Name: "pgtender", Options: all}}
 		})
-		before := reloads(n)
 		if err == nil && n.Running() {
 			err = n.Reload(t.Context())
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		waitFor(t, n.Name+" to reload", func() bool { return !n.Running() || reloads(n) > before })
 	}
-}
-
-// reloads counts how often Patroni has read its file again, which it does some
-// time after it was told to.
-func reloads(n *lab.Node) int {
-	log := n.Log(1 << 20)
-	return strings.Count(log, "Reloading PostgreSQL configuration") + strings.Count(log, "No local configuration items changed")
 }
 
 // server is the member's PostgreSQL, for what package pgtest knows to do with one.

@@ -120,10 +120,27 @@ func (c *Cluster) PatchConfig(ctx context.Context, change map[string]any) error 
 	return fmt.Errorf("change the dynamic configuration: %w", err)
 }
 
-// Reload makes Patroni read patroni.yml again.
+// Reload makes Patroni read patroni.yml again, and returns when it has: some time
+// after it was told to.
 func (n *Node) Reload(ctx context.Context) error {
-	_, err := n.REST(ctx, http.MethodPost, "/reload", nil)
-	return err
+	before := n.reloads()
+	if _, err := n.REST(ctx, http.MethodPost, "/reload", nil); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	return poll(ctx, n.Name+" to reload", func(context.Context) error {
+		if n.Running() && n.reloads() == before {
+			return errors.New("its log does not say so yet")
+		}
+		return nil
+	})
+}
+
+// reloads counts how often Patroni has read its file again, by its log.
+func (n *Node) reloads() int {
+	log := n.Log(1 << 20)
+	return strings.Count(log, "Reloading PostgreSQL configuration") + strings.Count(log, "No local configuration items changed")
 }
 
 // Restart restarts the node's PostgreSQL through Patroni, and returns when it
