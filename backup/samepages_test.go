@@ -21,15 +21,17 @@ import (
 func sameCluster(t *testing.T, want, got string) {
 	t.Helper()
 	a, b := pageFiles(t, want), pageFiles(t, got)
-	for name := range b {
-		if _, ok := a[name]; !ok {
+	for name, rel := range b {
+		if _, ok := a[name]; !ok && !unused(t, got, name, rel) {
 			t.Errorf("%s is in the restored incremental backup only", name)
 		}
 	}
 	pages := 0
 	for name, rel := range a {
 		if _, ok := b[name]; !ok {
-			t.Errorf("%s is missing in the restored incremental backup", name)
+			if !unused(t, want, name, rel) {
+				t.Errorf("%s is missing in the restored incremental backup", name)
+			}
 			continue
 		}
 		pages += samePages(t, want, got, name, rel)
@@ -117,6 +119,25 @@ func samePages(t *testing.T, want, got, name string, class pg.Class) int {
 		}
 	}
 	return len(a) / pageSize
+}
+
+// unused reports whether a file is a visibility map without a bit in it: a
+// primary makes one before it has anything to note, and has no record for that.
+func unused(t *testing.T, root, name string, class pg.Class) bool {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(root, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if class.Kind != pg.KindRelation || class.Rel.Fork != pg.VMFork {
+		return false
+	}
+	for at := 0; at < len(b); at += pageSize {
+		if !zero(b[at+24 : at+pageSize]) {
+			return false
+		}
+	}
+	return true
 }
 
 func zero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
