@@ -1,6 +1,7 @@
 package backup_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -17,6 +18,7 @@ import (
 	"github.com/pgtender/pgtender/backup/storage"
 	"github.com/pgtender/pgtender/backup/storage/mem"
 	"github.com/pgtender/pgtender/backup/storage/storagetest"
+	"github.com/pgtender/pgtender/internal/pg"
 )
 
 func TestExpiryGoesInTwoRunsAndKeepsWhatOthersLeanOn(t *testing.T) {
@@ -327,5 +329,36 @@ func TestAFailedListingRemovesNothing(t *testing.T) {
 		if _, err := c.expire(t.Context(), atOnce(1)); err == nil {
 			t.Errorf("%s: an expiry whose listing broke off succeeds", prefix)
 		}
+	}
+}
+
+// What is removed is gone, so what the repository says of itself does not do
+// where a DCS ought to say which history its leader is on.
+func TestNothingGoesWhileTheLeadersHistoryIsNotKnown(t *testing.T) {
+	_, store := repotest.New(t)
+	s := newShop(store)
+	id := repotest.ID
+	s.backup(t, id(1), 0)
+	s.backup(t, id(2), 0)
+	removes := func(l archive.LineageOptions) (some bool) {
+		t.Helper()
+		stock, err := backup.ReadStock(t.Context(), s.r, atOnce(1), time.Now(), l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l.Leader != nil && stock.LineageError == nil {
+			t.Error("the history in force counts as known")
+		}
+		for _, it := range backup.DecideExpiry(stock).Items {
+			some = some || it.Action != backup.Keep
+		}
+		return some
+	}
+	if !removes(archive.LineageOptions{}) {
+		t.Error("an old backup stays although nothing keeps it")
+	}
+	unknown := func(context.Context) (pg.History, error) { return pg.History{}, errors.New("no quorum") }
+	if removes(archive.LineageOptions{Leader: unknown}) {
+		t.Error("something goes although nobody knows which history is in force")
 	}
 }

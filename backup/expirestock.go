@@ -145,6 +145,10 @@ func (s *Stock) readEvents(ctx context.Context, r *repo.Repo) error {
 	return nil
 }
 
+// errLeaderUnknown: the cluster has a DCS, and it did not say which history its
+// leader is on.
+var errLeaderUnknown = errors.New("the leader's history is not known from the DCS")
+
 // readWAL lists the archive.
 func (s *Stock) readWAL(ctx context.Context, r *repo.Repo, l archive.LineageOptions) error {
 	var err error
@@ -163,6 +167,10 @@ func (s *Stock) readWAL(ctx context.Context, r *repo.Repo, l archive.LineageOpti
 			return err
 		}
 		s.Lineage, s.LineageError = archive.Lineage{}, err
+	}
+	if l.Leader != nil && s.LineageError == nil && s.Lineage.Source != archive.SourceLeader {
+		// Reading may follow what the repository says; what is removed is gone.
+		s.Lineage, s.LineageError = archive.Lineage{}, errLeaderUnknown
 	}
 	incarnations, err := r.Incarnations(ctx)
 	if err != nil {
