@@ -3,7 +3,6 @@ package backup
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 
@@ -11,21 +10,8 @@ import (
 	"github.com/pgtender/pgtender/internal/pg/server"
 )
 
-// Inspect finds out what [Decide] needs. It changes nothing. An error means
+// inspect finds out what [Decide] needs. It changes nothing. An error means
 // that the source could not be asked; what is wrong with it is in the facts.
-func Inspect(ctx context.Context, o Options) (Facts, error) {
-	o, err := o.withDefaults()
-	if err != nil {
-		return Facts{}, err
-	}
-	conn, err := o.Source(ctx)
-	if err != nil {
-		return Facts{}, fmt.Errorf("connect to the server of %s: %w", o.DataDir, err)
-	}
-	defer conn.Close()
-	return inspect(ctx, o, conn)
-}
-
 func inspect(ctx context.Context, o Options, conn *server.Conn) (Facts, error) {
 	f := Facts{Cluster: o.Repo.Cluster(), DataDir: o.DataDir}
 	var err error

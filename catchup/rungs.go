@@ -2,8 +2,9 @@ package catchup
 
 import (
 	"fmt"
-	"github.com/pgtender/pgtender/backup/repo"
 	"slices"
+
+	"github.com/pgtender/pgtender/backup/repo"
 )
 
 // RungName names a rung.
@@ -17,9 +18,6 @@ const (
 	ByHashes    RungName = "converge by page hashes"
 	FullRestore RungName = "full restore"
 )
-
-// Rungs gives the names of all rungs, the cheapest first.
-func Rungs() []RungName { return []RungName{Nothing, ByReplay, ByMaps, ByHashes, FullRestore} }
 
 // inPlace reports whether old data is made the backup's image where it lies.
 func (n RungName) inPlace() bool { return n == ByMaps || n == ByHashes }

@@ -151,8 +151,13 @@ func (n *node) runAgent(ctx context.Context) error {
 		g.Go(func() error { return watcher.Run(ctx) })
 	}
 	err = g.Wait()
+	return n.untilSignalled(ctx, "agent", err)
+}
+
+// untilSignalled gives the outcome of a daemon: to end by a signal is success.
+func (n *node) untilSignalled(ctx context.Context, daemon string, err error) error {
 	if signal := (signalled{}); errors.As(context.Cause(ctx), &signal) {
-		n.log.Info("agent ends", "because", signal.Error())
+		n.log.Info(daemon+" ends", "because", signal.Error())
 		return nil
 	}
 	return err

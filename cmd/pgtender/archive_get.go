@@ -40,11 +40,9 @@ Exit status:
 				return err
 			}
 			defer n.close()
-			var t pg.Timeline
-			if timeline != "" {
-				if t, err = parseTimeline(timeline); err != nil {
-					return usagef("--timeline: %w", err)
-				}
+			t, err := timelineFlag(timeline)
+			if err != nil {
+				return err
 			}
 			return n.archiveGet(cmd.Context(), getRequest{name: args[0], dest: args[1], timeline: t, streamed: streamed, spawn: a.spawnPrefetch})
 		},
@@ -64,11 +62,14 @@ type getRequest struct {
 }
 
 func (n *node) archiveGet(ctx context.Context, q getRequest) error {
-	if n.fromSpool(ctx, q) {
-		return nil
-	}
 	name, dest := q.name, q.dest
-	opts := archive.GetOptions{Name: name, Dest: dest, Log: n.log, SeenFile: besideWAL(dest, ".pgtender-seen"), Streamed: q.streamed, More: n.fetchAhead(ctx, q)}
+	opts := archive.GetOptions{Name: name, Dest: dest, Log: n.log, SeenFile: besideWAL(dest, ".pgtender-seen"), Streamed: q.streamed}
+	if n.wantsAhead(q) {
+		if n.fromSpool(ctx, q) {
+			return nil
+		}
+		opts.More = n.fetchAhead(ctx, q)
+	}
 	n.breaker = breakerFor(dest)
 	if dir := dataDirOf(dest); dir != "" {
 		n.DataDir, n.foreign = dir, false

@@ -33,11 +33,9 @@ gone or nobody asked for half a minute.`,
 				return err
 			}
 			defer n.close()
-			var t pg.Timeline
-			if timeline != "" {
-				if t, err = parseTimeline(timeline); err != nil {
-					return usagef("--timeline: %w", err)
-				}
+			t, err := timelineFlag(timeline)
+			if err != nil {
+				return err
 			}
 			return n.prefetch(cmd.Context(), args[0], t)
 		},
@@ -47,22 +45,20 @@ gone or nobody asked for half a minute.`,
 }
 
 func (n *node) prefetch(ctx context.Context, dest string, t pg.Timeline) error {
-	dir, reader := dataDirOf(dest), n.reader(t)
+	dir, reader := dataDirOf(dest), readerOf(n.fingerprint(), t)
 	n.DataDir, n.foreign, n.breaker = dir, false, breakerFor(dest)
 	r, err := n.repository(ctx)
 	if err != nil {
 		return err
 	}
 	p := archive.Prefetch{
-		Repo: r, WALDir: filepath.Dir(dest), Reader: reader, Lineage: n.lineage(r, t, dataDirOf(dest)),
+		Repo: r, WALDir: filepath.Dir(dest), Reader: reader, Lineage: n.lineage(r, t, dir),
 		Bytes: int64(n.Archive.Prefetch), Workers: n.Archive.Workers, Alive: serverIn(dir), Log: n.log,
 	}
 	return p.Run(ctx)
 }
 
-// reader tells readers of WAL apart that may have different segments.
-func (n *node) reader(t pg.Timeline) string { return readerOf(n.fingerprint(), t) }
-
+// readerOf tells readers of WAL apart that may have different segments.
 func readerOf(fingerprint string, t pg.Timeline) string { return fingerprint + " " + t.String() }
 
 // serverIn reports whether a server runs, or recovers, in a data directory.
@@ -79,15 +75,14 @@ func (n *node) wantsAhead(q getRequest) bool {
 // fromSpool reports whether the segment was fetched ahead, or by the agent, and
 // lies at its destination now.
 func (n *node) fromSpool(ctx context.Context, q getRequest) bool {
-	if !n.wantsAhead(q) {
-		return false
-	}
+	fingerprint := n.fingerprint()
+	reader := readerOf(fingerprint, q.timeline)
 	spool := archive.SpoolIn(filepath.Dir(q.dest))
 	if err := spool.Ask(q.name); err != nil {
 		n.log.DebugContext(ctx, "nothing is fetched ahead", "error", err)
 		return false
 	}
-	if spool.Take(q.name, q.dest, n.reader(q.timeline)) {
+	if spool.Take(q.name, q.dest, reader) {
 		n.log.DebugContext(ctx, "fetched ahead", "file", q.name)
 		return true
 	}
@@ -95,20 +90,16 @@ func (n *node) fromSpool(ctx context.Context, q getRequest) bool {
 	if err != nil || n.Agent.Socket == "" {
 		return false
 	}
-	_, err = agent.Ask(ctx, n.Agent.Socket, agent.Request{Fingerprint: n.fingerprint(), Do: agent.DoGet, Name: q.name, Path: abs, Timeline: uint32(q.timeline)})
+	_, err = agent.Ask(ctx, n.Agent.Socket, agent.Request{Fingerprint: fingerprint, Do: agent.DoGet, Name: q.name, Path: abs, Timeline: uint32(q.timeline)})
 	if err != nil {
 		n.log.DebugContext(ctx, "not fetched by the agent", "file", q.name, "error", err)
 		return false
 	}
-	return spool.Take(q.name, q.dest, n.reader(q.timeline))
+	return spool.Take(q.name, q.dest, reader)
 }
 
-// fetchAhead gives what starts a process that fetches ahead, nil if nothing is to
-// be fetched.
+// fetchAhead gives what starts a process that fetches ahead.
 func (n *node) fetchAhead(ctx context.Context, q getRequest) func() {
-	if q.spawn == nil || !n.wantsAhead(q) {
-		return nil
-	}
 	return func() {
 		if err := q.spawn(q.dest, q.timeline); err != nil {
 			n.log.DebugContext(ctx, "nothing is fetched ahead", "error", err)

@@ -41,11 +41,7 @@ func (a *app) synthesize(ctx context.Context, n *node, d source) error {
 		defer release()
 		ctx = held
 	}
-	push, err := n.pushOptions(r, 0)
-	if err != nil {
-		return err
-	}
-	if err := push.CheckOwner(ctx); err != nil {
+	if err := n.checkOwner(ctx, r); err != nil {
 		return err
 	}
 	m := a.newMeter(n.log)

@@ -61,11 +61,7 @@ func (a *app) bootstrap(ctx context.Context, n *node, call hook.Call, f bootstra
 	if gather.Repo, err = n.repositoryToRestore(ctx); err != nil {
 		return err
 	}
-	facts, err := catchup.Gather(ctx, gather)
-	if err != nil {
-		return err
-	}
-	plan, err := catchup.Decide(facts)
+	plan, err := makePlan(ctx, gather)
 	if err != nil {
 		return err
 	}

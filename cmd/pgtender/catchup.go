@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/catchup"
 	"github.com/pgtender/pgtender/internal/finding"
 	"github.com/pgtender/pgtender/patroni"
@@ -31,6 +30,15 @@ type catchupFlags struct {
 
 // ways are the names of the rungs on the command line.
 var ways = map[string]catchup.RungName{"replay": catchup.ByReplay, "maps": catchup.ByMaps, "hashes": catchup.ByHashes, "full": catchup.FullRestore}
+
+// wayFlag reads --way; "" leaves the choice to the plan.
+func wayFlag(s string) (catchup.RungName, error) {
+	way, ok := ways[s]
+	if s != "" && !ok {
+		return "", usagef("--way %q is none of replay, maps, hashes, full", s)
+	}
+	return way, nil
+}
 
 func (a *app) catchupCmd() *cobra.Command {
 	var f catchupFlags
@@ -94,16 +102,11 @@ func (f *catchupFlags) options(n *node) (catchup.GatherOptions, error) {
 			return o, err
 		}
 	}
-	if f.backup != "" {
-		if o.Backup, err = repo.ParseBackupID(f.backup); err != nil {
-			return o, usagef("--backup: %w", err)
-		}
+	if o.Backup, err = backupFlag(f.backup); err != nil {
+		return o, err
 	}
-	if f.way != "" {
-		var ok bool
-		if o.Rung, ok = ways[f.way]; !ok {
-			return o, usagef("--way %q is none of replay, maps, hashes, full", f.way)
-		}
+	if o.Rung, err = wayFlag(f.way); err != nil {
+		return o, err
 	}
 	o.Tablespaces, err = tablespaceMap(f.tablespaces)
 	return o, err
@@ -123,11 +126,7 @@ func (a *app) catchup(ctx context.Context, n *node, f catchupFlags) error {
 		return err
 	}
 	gather.Leader, gather.Major = n.leaderFacts, n.serverMajor(ctx)
-	facts, err := catchup.Gather(ctx, gather)
-	if err != nil {
-		return err
-	}
-	plan, err := catchup.Decide(facts)
+	plan, err := makePlan(ctx, gather)
 	if err != nil {
 		return err
 	}
@@ -187,34 +186,15 @@ func (a *app) catchupMember(ctx context.Context, n *node, f catchupFlags) error 
 	if f.dir != "" || f.backup != "" || f.way != "" || f.plan || f.audit || len(f.tablespaces) > 0 {
 		return usagef("--member goes with --force and --no-wait only: the member decides for itself how it is brought back")
 	}
-	c, err := n.cluster(ctx)
+	follow, end, err := n.reinitialize(ctx, f.member, f.force)
 	if err != nil {
 		return err
 	}
-	m, ok := c.Member(f.member)
-	if !ok || m.APIURL == "" {
-		return fmt.Errorf("the cluster %s has no member %s whose Patroni can be reached", c.Scope, f.member)
-	}
-	p, known, err := n.patroni()
-	if err != nil {
-		return err
-	}
-	if known {
-		n.adviseKeepData(p)
-	}
-	client, err := rest.New(p.Ctl, 0)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	if err := client.Reinitialize(ctx, m.APIURL, f.force); err != nil {
-		return fmt.Errorf("have %s rebuilt: %w", f.member, err)
-	}
+	defer end()
 	if f.noWait {
 		n.log.Info("the member's Patroni has accepted", "member", f.member)
 		return nil
 	}
-	follow := &follower{client: client, name: f.member, api: m.APIURL, log: n.log}
 	done, err := follow.run(ctx)
 	if err != nil {
 		return err
@@ -224,6 +204,35 @@ func (a *app) catchupMember(ctx context.Context, n *node, f catchupFlags) error 
 	}
 	fmt.Fprintf(a.out, "%s is %s on timeline %s\n", done.Member, done.State, done.Timeline)
 	return nil
+}
+
+// reinitialize orders a member's Patroni to rebuild it, and gives what follows
+// that. end must be called.
+func (n *node) reinitialize(ctx context.Context, member string, force bool) (f *follower, end func(), err error) {
+	c, err := n.cluster(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	m, ok := c.Member(member)
+	if !ok || m.APIURL == "" {
+		return nil, nil, fmt.Errorf("the cluster %s has no member %s whose Patroni can be reached", c.Scope, member)
+	}
+	p, known, err := n.patroni()
+	if err != nil {
+		return nil, nil, err
+	}
+	if known {
+		n.adviseKeepData(p)
+	}
+	client, err := rest.New(p.Ctl, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := client.Reinitialize(ctx, m.APIURL, force); err != nil {
+		client.Close()
+		return nil, nil, fmt.Errorf("have %s rebuilt: %w", member, err)
+	}
+	return &follower{client: client, name: member, api: m.APIURL, log: n.log}, client.Close, nil
 }
 
 // adviseKeepData warns where the configuration makes Patroni remove the data

@@ -56,8 +56,11 @@ func (f *follower) run(ctx context.Context) (caughtUp, error) {
 	defer tick.Stop()
 	for {
 		done, err := f.look(ctx)
-		if err != nil || done != nil {
-			return *orZero(done), err
+		switch {
+		case err != nil:
+			return caughtUp{}, err
+		case done != nil:
+			return *done, nil
 		}
 		select {
 		case <-ctx.Done():
@@ -65,13 +68,6 @@ func (f *follower) run(ctx context.Context) (caughtUp, error) {
 		case <-tick.C:
 		}
 	}
-}
-
-func orZero(c *caughtUp) *caughtUp {
-	if c == nil {
-		return &caughtUp{}
-	}
-	return c
 }
 
 // look asks once; it gives a result when the member streams.

@@ -90,11 +90,7 @@ func (a *app) createReplica(ctx context.Context, n *node, call hook.Call, f repl
 	gather.Repo, gather.Leader, gather.Major, gather.Log = r, n.leaderFacts, n.serverMajor(ctx), n.log
 	if f.plan {
 		gather.Purpose = catchup.Replica
-		facts, err := catchup.Gather(ctx, gather)
-		if err != nil {
-			return err
-		}
-		plan, err := catchup.Decide(facts)
+		plan, err := makePlan(ctx, gather)
 		if err != nil {
 			return err
 		}
@@ -126,16 +122,11 @@ func (f *replicaFlags) options(n *node, call hook.Call) (catchup.GatherOptions, 
 	if o.Dir, err = call.Check(id.Scope, configured); err != nil {
 		return o, usageError{err}
 	}
-	if f.backup != "" {
-		if o.Backup, err = repo.ParseBackupID(f.backup); err != nil {
-			return o, usagef("--backup: %w", err)
-		}
+	if o.Backup, err = backupFlag(f.backup); err != nil {
+		return o, err
 	}
-	if f.way != "" {
-		var ok bool
-		if o.Rung, ok = ways[f.way]; !ok {
-			return o, usagef("--way %q is none of replay, maps, hashes, full", f.way)
-		}
+	if o.Rung, err = wayFlag(f.way); err != nil {
+		return o, err
 	}
 	o.Tablespaces, err = tablespaceMap(f.tablespaces)
 	return o, err

@@ -87,8 +87,11 @@ func (a *app) expire(ctx context.Context, n *node, f expireFlags) error {
 	o := backup.ExpireOptions{Repo: r, Policy: n.retention(), Lineage: archive.LineageOptions{Leader: n.leaderHistory()}, Log: n.log}
 	if f.dryRun || !f.yes {
 		plan, err := planExpiry(ctx, o)
-		if err != nil || f.dryRun {
-			return errors.Join(err, a.printExpiry(expiry{DryRun: true, Items: plan.Items, Blocked: plan.Blocked}, err))
+		switch {
+		case err != nil:
+			return err
+		case f.dryRun:
+			return a.printExpiry(expiry{DryRun: true, Items: plan.Items, Blocked: plan.Blocked})
 		}
 		objects, bytes := plan.Count(backup.Remove)
 		condemned, _ := plan.Count(backup.Condemn)
@@ -117,7 +120,7 @@ func (a *app) expire(ctx context.Context, n *node, f expireFlags) error {
 	}
 	return a.printExpiry(expiry{
 		Items: x.Items, Blocked: x.Blocked, Condemned: x.Condemned, Pardoned: x.Pardoned, Removed: x.Removed, RemovedBytes: x.RemovedBytes, Swept: x.Swept,
-	}, nil)
+	})
 }
 
 // planExpiry decides by this host's clock, and changes nothing.
@@ -142,16 +145,13 @@ func (n *node) holdExpiry(ctx context.Context) (context.Context, func(), error) 
 // cluster's.
 func (n *node) checkOwner(ctx context.Context, r *repo.Repo) error {
 	push, err := n.pushOptions(r, 0)
-	if err != nil || push.CheckOwner == nil {
+	if err != nil {
 		return err
 	}
 	return push.CheckOwner(ctx)
 }
 
-func (a *app) printExpiry(x expiry, err error) error {
-	if err != nil {
-		return nil
-	}
+func (a *app) printExpiry(x expiry) error {
 	if x.Items == nil {
 		x.Items = []backup.ExpiryItem{}
 	}

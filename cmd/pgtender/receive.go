@@ -72,11 +72,7 @@ func (n *node) receive(ctx context.Context) error {
 	default:
 		return usageError{finding.WithHint(errors.New("where the leader is is not configured"), "name patroni.yml (patroni), a DCS (dcs), or the servers (receive.hosts)")}
 	}
-	if signal := (signalled{}); errors.As(context.Cause(ctx), &signal) {
-		n.log.Info("receive ends", "because", signal.Error())
-		return nil
-	}
-	return err
+	return n.untilSignalled(ctx, "receive", err)
 }
 
 // whileReceiver runs f whenever no other receiver of the cluster runs.

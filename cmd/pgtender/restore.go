@@ -72,11 +72,7 @@ func (a *app) restore(ctx context.Context, n *node, f restoreFlags) error {
 		return err
 	}
 	gather.Log = n.log
-	facts, err := catchup.Gather(ctx, gather)
-	if err != nil {
-		return err
-	}
-	plan, err := catchup.Decide(facts)
+	plan, err := makePlan(ctx, gather)
 	if err != nil {
 		return err
 	}
@@ -94,6 +90,27 @@ func (a *app) restore(ctx context.Context, n *node, f restoreFlags) error {
 	return nil
 }
 
+// makePlan gathers the facts and decides what becomes of the directory.
+func makePlan(ctx context.Context, o catchup.GatherOptions) (catchup.Plan, error) {
+	facts, err := catchup.Gather(ctx, o)
+	if err != nil {
+		return catchup.Plan{}, err
+	}
+	return catchup.Decide(facts)
+}
+
+// backupFlag reads --backup, 0 if it is not given.
+func backupFlag(s string) (repo.BackupID, error) {
+	if s == "" {
+		return 0, nil
+	}
+	id, err := repo.ParseBackupID(s)
+	if err != nil {
+		return 0, usagef("--backup: %w", err)
+	}
+	return id, nil
+}
+
 // options reads the flags; what is missing is where to look.
 func (f *restoreFlags) options() (catchup.GatherOptions, error) {
 	o := catchup.GatherOptions{Purpose: catchup.Restore, Dir: f.dir, WALDir: f.waldir, NoScan: f.target.noScan}
@@ -104,10 +121,8 @@ func (f *restoreFlags) options() (catchup.GatherOptions, error) {
 	if o.Target, err = f.target.target(); err != nil {
 		return o, err
 	}
-	if f.backup != "" {
-		if o.Backup, err = repo.ParseBackupID(f.backup); err != nil {
-			return o, usagef("--backup: %w", err)
-		}
+	if o.Backup, err = backupFlag(f.backup); err != nil {
+		return o, err
 	}
 	o.Tablespaces, err = tablespaceMap(f.tablespaces)
 	return o, err

@@ -97,6 +97,18 @@ func parseTimeline(s string) (pg.Timeline, error) {
 	return pg.Timeline(n), nil
 }
 
+// timelineFlag reads --timeline, 0 if it is not given.
+func timelineFlag(s string) (pg.Timeline, error) {
+	if s == "" {
+		return 0, nil
+	}
+	t, err := parseTimeline(s)
+	if err != nil {
+		return 0, usagef("--timeline: %w", err)
+	}
+	return t, nil
+}
+
 // parseIncarnation reads a timeline's number, or the name that info --json has
 // for it, which tells two of one number apart. A mere number has no ancestry.
 func parseIncarnation(s string) (repo.Incarnation, error) {

@@ -15,7 +15,6 @@ import (
 	"github.com/pgtender/pgtender/internal/finding"
 	"github.com/pgtender/pgtender/internal/pg"
 	"github.com/pgtender/pgtender/patroni"
-	"github.com/pgtender/pgtender/patroni/rest"
 )
 
 // watcher makes the agent's watch over this member, nil if it is off.
@@ -151,11 +150,7 @@ func (w *watched) Plan(ctx context.Context) (string, error) {
 	if g.Repo, g.SystemID, err = w.clusterRepository(ctx); err != nil {
 		return "", err
 	}
-	facts, err := catchup.Gather(ctx, g)
-	if err != nil {
-		return "", err
-	}
-	plan, err := catchup.Decide(facts)
+	plan, err := makePlan(ctx, g)
 	if err != nil {
 		return "", err
 	}
@@ -170,31 +165,17 @@ func (w *watched) Plan(ctx context.Context) (string, error) {
 // Rebuild implements watch.Actions: this member's Patroni is asked to
 // reinitialise it, and followed until it streams.
 func (w *watched) Rebuild(ctx context.Context) error {
-	p, known, err := w.patroni()
-	if err != nil {
+	switch _, known, err := w.patroni(); {
+	case err != nil:
 		return err
-	}
-	if !known {
+	case !known:
 		return usageError{finding.WithHint(errors.New("this node's Patroni is not known"), "set patroni in the configuration")}
 	}
-	w.adviseKeepData(p)
-	c, err := w.cluster(ctx)
+	follow, end, err := w.reinitialize(ctx, w.member(), false)
 	if err != nil {
 		return err
 	}
-	self, ok := c.Member(w.member())
-	if !ok || self.APIURL == "" {
-		return fmt.Errorf("the REST API of %s is not in the DCS", w.member())
-	}
-	client, err := rest.New(p.Ctl, 0)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	if err := client.Reinitialize(ctx, self.APIURL, false); err != nil {
-		return fmt.Errorf("have %s rebuilt: %w", w.member(), err)
-	}
-	follow := &follower{client: client, name: w.member(), api: self.APIURL, log: w.log}
+	defer end()
 	_, err = follow.run(ctx)
 	return err
 }
