@@ -42,6 +42,15 @@ func stock(p backup.Policy) *backup.Stock {
 	return s
 }
 
+// A recovery window alone keeps, it removes nothing.
+func TestNothingExpiresWithoutAPolicyForBackups(t *testing.T) {
+	for _, it := range backup.DecideExpiry(stock(backup.Policy{RecoveryWindow: day})).Items {
+		if it.Action != backup.Keep {
+			t.Errorf("%s %s: %s (%s)", it.Kind, it.Name, it.Action, it.Reason)
+		}
+	}
+}
+
 // addBackup adds a full backup with a pack of its own that starts in segment n.
 func addBackup(s *backup.Stock, id int, stored time.Time, h pg.History, n pg.SegmentNumber) {
 	b := repotest.Backup(repotest.ID(id))

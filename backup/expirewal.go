@@ -137,7 +137,7 @@ func (d *decider) rangeName(r WALRange) string {
 func (d *decider) allWAL() string {
 	s := d.s
 	switch {
-	case !s.Policy.set() && s.Policy.RecoveryWindow == 0:
+	case !s.Policy.set():
 		return "no retention is configured"
 	case s.LineageError != nil:
 		return fmt.Sprintf("which history is in force is not known: %v", s.LineageError)

@@ -218,7 +218,7 @@ func (x *sweeper) packs(ctx context.Context) error {
 		return err
 	}
 	if x.changed {
-		x.Log.InfoContext(ctx, "no packs are removed in this run, for a backup was committed or taken back meanwhile")
+		x.Log.InfoContext(ctx, "neither packs nor WAL are removed in this run, for a backup was committed or taken back meanwhile")
 		return nil
 	}
 	return x.each(Remove, func(it *ExpiryItem) error {
@@ -235,8 +235,12 @@ func (x *sweeper) packs(ctx context.Context) error {
 	}, ItemPacks)
 }
 
-// segments removes WAL, the oldest first, after it has said which.
+// segments removes WAL, the oldest first, after it has said which. What the
+// decision did not count on, a backup that stays after all, may need some of it.
 func (x *sweeper) segments(ctx context.Context) error {
+	if x.changed {
+		return nil
+	}
 	gone := make(archive.Expired)
 	_ = x.each(Remove, func(it *ExpiryItem) error {
 		gone.Add(it.wal.Incarnation, archive.SegmentRange{First: it.wal.First, Last: it.wal.Last})

@@ -118,6 +118,7 @@ type verifier struct {
 	users  map[repo.PackRef][]int // indexes of the backups that lean on a pack
 	small  map[repo.PackRef][]member
 	images map[repo.BackupID]*imageFiles
+	proved map[repo.BackupID]bool // whose files with page maps were compared with their digests
 	state  *verifyState
 }
 
@@ -169,6 +170,7 @@ func (v *verifier) choose(ctx context.Context) error {
 
 // open reads the manifests whole, and who leans on which pack.
 func (v *verifier) open(ctx context.Context) error {
+	v.proved = make(map[repo.BackupID]bool)
 	v.users, v.small, v.images = make(map[repo.PackRef][]int), make(map[repo.PackRef][]member), make(map[repo.BackupID]*imageFiles)
 	for i := range v.Backups {
 		b := &v.Backups[i]
@@ -363,7 +365,7 @@ func (v *verifier) deep(ctx context.Context) error {
 // packs reads every pack once, whoever leans on it.
 func (v *verifier) packs(ctx context.Context) error {
 	var err error
-	if v.state, err = openVerifyState(v.o.StateFile, v.o.Repo.Cluster()); err != nil {
+	if v.state, err = openVerifyState(v.o.StateFile, stateSubject(v.o.Repo.Cluster(), v.Backups)); err != nil {
 		return err
 	}
 	refs := make([]repo.PackRef, 0, len(v.users))

@@ -216,14 +216,34 @@ func TestADeepVerificationGoesOnWhereItWasInterrupted(t *testing.T) {
 	}
 }
 
+// TestAStateOfOtherBackupsSaysNothing: of a pack, a verification of one backup
+// checks only what that one leans on.
+func TestAStateOfOtherBackupsSaysNothing(t *testing.T) {
+	s, _ := verified(t)
+	state := filepath.Join(t.TempDir(), "state")
+	packs := 0
+	ctx, cancel := context.WithCancel(t.Context())
+	_, err := backup.Verify(ctx, backup.VerifyOptions{Repo: s.r, Deep: true, Workers: 1, StateFile: state, Backups: []repo.BackupID{repotest.ID(2)}, Progress: func(int64, int64) {
+		if packs++; packs == 4 {
+			cancel()
+		}
+	}})
+	if !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	if v := mustVerify(t, s, backup.VerifyOptions{Deep: true, StateFile: state}); !v.OK || v.Skipped != 0 {
+		t.Errorf("%d packs were passed over: %+v", v.Skipped, v)
+	}
+}
+
 func FuzzVerifyState(f *testing.F) {
 	f.Add([]byte("pgtender verify 1 demo/7123456789012345678\n20260101T000001Z-000001 1 4096\n20260101T000001Z-000001 2 40"))
 	f.Fuzz(func(t *testing.T, content []byte) {
-		packs, end := backup.ParseVerifyState(content, repotest.Cluster)
+		packs, end := backup.ParseVerifyState(content, repotest.Cluster.String())
 		if int(end) > len(content) || end < 0 {
 			t.Fatalf("whole lines end at %d of %d", end, len(content))
 		}
-		again, same := backup.ParseVerifyState(content[:end], repotest.Cluster)
+		again, same := backup.ParseVerifyState(content[:end], repotest.Cluster.String())
 		if len(again) != len(packs) || same != end {
 			t.Fatalf("%d packs up to %d, then %d up to %d", len(packs), end, len(again), same)
 		}

@@ -212,12 +212,13 @@ func (v *verifier) digests(ctx context.Context, i int, m *repo.Manifest) error {
 			return err
 		}
 	}
+	v.proved[m.ID()] = true
 	return nil
 }
 
 // fresh reports whether a file's map was not looked at for an earlier backup.
 func (v *verifier) fresh(m *repo.Manifest, e *repo.Entry) bool {
-	return e.Map.Generation == 0 || len(v.Backups) == 1 || v.images[m.Generations[e.Map.Generation]] == nil
+	return e.Map.Generation == 0 || !v.proved[m.Generations[e.Map.Generation]]
 }
 
 // readWhole reads one file of a backup into memory.

@@ -17,8 +17,11 @@ import (
 )
 
 // verifyState is a local file that names the packs a deep verification has
-// found good: a line for the cluster, then one per pack, with its number in
-// hexadecimal and its size. A line that a crash cut off does not count.
+// found good: a line for what is verified, the cluster and the digest of the
+// backups' ids, then one per pack, with its number in hexadecimal and its size. A
+// pack is checked against the backups that lean on it, so what was good for one
+// set of backups says little for another. A line that a crash cut off does not
+// count.
 type verifyState struct {
 	mu   sync.Mutex
 	file *os.File // nil: nothing is noted
@@ -30,9 +33,18 @@ const stateAge = 7 * 24 * time.Hour
 
 const stateMagic = "pgtender verify 1 "
 
+// stateSubject says what is verified.
+func stateSubject(cluster repo.ClusterID, backups []VerifiedBackup) string {
+	var ids strings.Builder
+	for _, b := range backups {
+		ids.WriteString(b.ID.String() + "\n")
+	}
+	return cluster.String() + " " + repo.DigestOf([]byte(ids.String())).String()
+}
+
 // openVerifyState goes on with a state, or begins one where there is none of
-// this cluster.
-func openVerifyState(path string, cluster repo.ClusterID) (*verifyState, error) {
+// this subject.
+func openVerifyState(path, subject string) (*verifyState, error) {
 	s := &verifyState{good: make(map[repo.PackRef]int64)}
 	if path == "" {
 		return s, nil
@@ -42,13 +54,13 @@ func openVerifyState(path string, cluster repo.ClusterID) (*verifyState, error) 
 		return nil, fmt.Errorf("open the verification's state: %w", err)
 	}
 	s.file = f
-	if err := s.load(cluster); err != nil {
+	if err := s.load(subject); err != nil {
 		return nil, errors.Join(fmt.Errorf("read the verification's state %s: %w", path, err), f.Close())
 	}
 	return s, nil
 }
 
-func (s *verifyState) load(cluster repo.ClusterID) error {
+func (s *verifyState) load(subject string) error {
 	info, err := s.file.Stat()
 	if err != nil {
 		return err
@@ -57,12 +69,12 @@ func (s *verifyState) load(cluster repo.ClusterID) error {
 	if err != nil {
 		return err
 	}
-	good, end := parseVerifyState(content, cluster)
+	good, end := parseVerifyState(content, subject)
 	if good == nil || time.Since(info.ModTime()) > stateAge {
 		if err := s.file.Truncate(0); err != nil {
 			return err
 		}
-		_, err := s.file.WriteAt([]byte(stateMagic+cluster.String()+"\n"), 0)
+		_, err := s.file.WriteAt([]byte(stateMagic+subject+"\n"), 0)
 		if err == nil {
 			_, err = s.file.Seek(0, io.SeekEnd)
 		}
@@ -76,10 +88,10 @@ func (s *verifyState) load(cluster repo.ClusterID) error {
 	return err
 }
 
-// parseVerifyState gives the packs in a state of this cluster, nil if it is
+// parseVerifyState gives the packs in a state of this subject, nil if it is
 // none, and where its last whole line ends.
-func parseVerifyState(content []byte, cluster repo.ClusterID) (good map[repo.PackRef]int64, end int64) {
-	head := stateMagic + cluster.String() + "\n"
+func parseVerifyState(content []byte, subject string) (good map[repo.PackRef]int64, end int64) {
+	head := stateMagic + subject + "\n"
 	if !bytes.HasPrefix(content, []byte(head)) {
 		return nil, 0
 	}
