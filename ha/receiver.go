@@ -29,6 +29,8 @@ var errReplaced = errors.New("another receiver has taken over")
 // WhileReceiver runs f as the cluster's one receiver, whenever this process has
 // the lease, until ctx ends or f returns by itself, and gives its error.
 //
+// holder must be unlike any other process's.
+//
 // The lease only keeps two from doing the same work. So a DCS that does not
 // answer stops nothing that runs: f's context ends when somebody else is known
 // to have the lease, not when it merely could not be renewed. A first lease is
@@ -38,7 +40,13 @@ func WhileReceiver(ctx context.Context, locker dcs.Locker, prefix, holder string
 		log = slog.New(slog.DiscardHandler)
 	}
 	hold := func(ctx context.Context) (context.Context, func(), error) {
-		return dcs.Hold(ctx, locker, dcs.HoldOptions{Key: ReceiveKey(prefix), Value: holder, TTL: ReceiveTTL, Log: log})
+		held, release, err := dcs.Hold(ctx, locker, dcs.HoldOptions{Key: ReceiveKey(prefix), Value: holder, TTL: ReceiveTTL, Log: log})
+		if taken := (*dcs.HeldError)(nil); errors.As(err, &taken) && taken.Value == holder {
+			// A lease of ours that was lost, or of which the answer was, keeps
+			// the key until it expires. Nobody else has taken over.
+			err = errors.New("our own last lease has not expired yet")
+		}
+		return held, release, err
 	}
 	waits := ""
 	for {

@@ -100,6 +100,46 @@ func TestADCSThatIsDownStopsNoReceiver(t *testing.T) {
 	})
 }
 
+// A lease that was lost and could not be given back keeps the key for a while:
+// that is nobody else.
+func TestAReceiverDoesNotGiveWayToItsOwnLastLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := mem.NewServer()
+		var broken atomic.Bool
+		store := server.Open(mem.Options{Fault: func(_ context.Context, op mem.Op, _ string) (bool, error) {
+			switch {
+			case !broken.Load():
+				return true, nil
+			case op == mem.Renew: // the server has it, and we do not hear of it
+				return true, dcs.ErrUnavailable
+			case op == mem.Release:
+				return false, dcs.ErrUnavailable
+			}
+			return true, nil
+		}})
+		var starts atomic.Int32
+		ctx, stop := context.WithCancel(t.Context())
+		end := make(chan error, 1)
+		go func() {
+			end <- ha.WhileReceiver(ctx, store, prefix, "one", nil, func(ctx context.Context) error {
+				starts.Add(1)
+				<-ctx.Done()
+				return context.Cause(ctx)
+			})
+		}()
+		synctest.Wait()
+		broken.Store(true)
+		time.Sleep(2 * ha.ReceiveTTL)
+		broken.Store(false)
+		time.Sleep(10 * time.Minute)
+		if n := starts.Load(); n != 1 {
+			t.Errorf("it was started %d times", n)
+		}
+		stop()
+		<-end
+	})
+}
+
 func TestAReceiversOwnErrorEndsIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		want := errors.New("of another cluster")

@@ -15,9 +15,9 @@ import (
 	"github.com/pgtender/pgtender/internal/pg"
 )
 
-// incarnation gives the history of timeline t as the server that wrote dir sees
+// HistoryHere gives the history of timeline t as the server that wrote dir sees
 // it: from its history file, else from the archive if that knows exactly one.
-func incarnation(ctx context.Context, r *repo.Repo, dir string, t pg.Timeline) (pg.History, error) {
+func HistoryHere(ctx context.Context, r *repo.Repo, dir string, t pg.Timeline) (pg.History, error) {
 	if t == 1 {
 		return pg.FirstTimeline(), nil
 	}

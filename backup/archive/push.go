@@ -189,7 +189,7 @@ func (p *pusher) incarnation(ctx context.Context, t pg.Timeline) (pg.History, er
 	if own, ok := Ancestor(p.along, t); ok {
 		return own, nil
 	}
-	return incarnation(ctx, p.repo, p.opts.walDir(), t)
+	return HistoryHere(ctx, p.repo, p.opts.walDir(), t)
 }
 
 func (p *pusher) push(ctx context.Context) (PushResult, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -36,16 +37,15 @@ const defaultAheadTime = 10 * time.Second
 // ahead, one small request and a look at the content confirm it.
 func PushAhead(ctx context.Context, r *repo.Repo, opts PushOptions, ahead AheadOptions) (PushResult, error) {
 	name := filepath.Base(opts.Path)
-	for _, n := range readNotes(ahead.NotesFile) {
-		opts.Expected = opts.Expected || n == name
-	}
+	noted := slices.Contains(readNotes(ahead.NotesFile), name)
+	opts.Expected = opts.Expected || noted
 	var behind []string
 	if !opts.Expected {
 		behind = Waiting(opts.walDir(), name, ahead)
 	}
 	if len(behind) == 0 {
 		result, err := Push(ctx, r, opts)
-		if err == nil {
+		if err == nil && !noted {
 			remember(ctx, &opts, ahead.NotesFile, result.Name)
 		}
 		return result, err
@@ -119,16 +119,12 @@ func once(ctx context.Context, ask func(context.Context) error) func(context.Con
 // Waiting names the segments that follow the one of that name and that the
 // archiver will offer next: those of the same timeline without a gap.
 func Waiting(walDir, name string, most AheadOptions) []string {
-	parsed, err := repo.ParseWALName(name)
-	if err != nil || parsed.Segment == "" || parsed.Partial || parsed.Backup || most.Segments < 1 {
-		return nil
-	}
 	info, err := os.Stat(filepath.Join(walDir, name))
 	if err != nil || !pg.SegmentSize(info.Size()).Valid() {
 		return nil
 	}
 	size := pg.SegmentSize(info.Size())
-	seg, err := pg.ParseSegment(parsed.Segment, size)
+	seg, err := pg.ParseSegment(name, size)
 	if err != nil {
 		return nil
 	}

@@ -53,17 +53,15 @@ func (f *segmentFile) equals(h *repo.WALHeader) (bool, error) {
 	return digest.Digest() == h.Digest, f.unchanged()
 }
 
-// notes are names of segments that this node archived lately. Each push is a
-// process of its own; the file tells the next one what to ask the repository
-// about before it goes to work. It is a hint: what it says wrongly costs a
-// request, and nothing is ever believed to be archived for its sake.
-type notes []string
-
 // maxNotes is how many names are kept: more than are archived ahead at once.
 const maxNotes = 256
 
-// readNotes gives nothing where there is nothing to be read.
-func readNotes(path string) notes {
+// readNotes gives the names of segments that this node archived lately, none
+// where there is nothing to be read. Each push is a process of its own; the file
+// tells the next one what to ask the repository about before it goes to work. It
+// is a hint: what it says wrongly costs a request, and nothing is ever believed to
+// be archived for its sake.
+func readNotes(path string) []string {
 	if path == "" {
 		return nil
 	}

@@ -76,17 +76,13 @@ func (f *segmentFile) header(r *repo.Repo, seg pg.Segment, own pg.History, flags
 	}
 }
 
-// key gives the key under which the file would lie if its name is right.
+// key gives the key under which the whole segment would lie if its name is right.
 func (f *segmentFile) key(r *repo.Repo, own pg.History, name repo.WALName) (string, bool) {
 	seg, err := pg.ParseSegment(name.Segment, f.size)
 	if err != nil {
 		return "", false
 	}
-	var flags repo.WALFlags
-	if name.Partial {
-		flags = repo.WALPartial
-	}
-	h := f.header(r, seg, own, flags)
+	h := f.header(r, seg, own, 0)
 	return r.WALKey(&h), true
 }
 

@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -9,13 +10,6 @@ import (
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/pg"
 )
-
-// HistoryHere gives the history of timeline t as the server sees it whose pg_wal
-// is dir: from its history file there, else from the archive if that knows
-// exactly one.
-func HistoryHere(ctx context.Context, r *repo.Repo, dir string, t pg.Timeline) (pg.History, error) {
-	return incarnation(ctx, r, dir, t)
-}
 
 // LocalSegment is a whole segment in a pg_wal.
 type LocalSegment struct {
@@ -40,7 +34,10 @@ func Unarchived(ctx context.Context, r *repo.Repo, h pg.History, size pg.Segment
 			continue
 		}
 		here[g] = true
-		if info, err := e.Info(); err == nil && !archived[g] { // else it was recycled meanwhile
+		if archived[g] {
+			continue
+		}
+		if info, err := e.Info(); err == nil { // else it was recycled meanwhile
 			out = append(out, LocalSegment{g, info.ModTime().Unix()})
 		}
 	}
@@ -52,12 +49,7 @@ func Unarchived(ctx context.Context, r *repo.Repo, h pg.History, size pg.Segment
 	if len(out) == 0 {
 		return nil, nil
 	}
-	slices.SortFunc(out, func(a, b LocalSegment) int {
-		if a.Number < b.Number {
-			return -1
-		}
-		return 1 // h takes each number from one timeline, so none is equal
-	})
+	slices.SortFunc(out, func(a, b LocalSegment) int { return cmp.Compare(a.Number, b.Number) })
 	listed, err := archivedOf(ctx, r, h, size, out[0].Number)
 	if err != nil && !errors.Is(err, repo.ErrCorrupt) {
 		return nil, err // of what follows a key that is none, too much is listed, which is safe

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pgtender/pgtender/backup/archive"
@@ -55,26 +56,29 @@ func (n *node) pushedByAgent(ctx context.Context, path string) bool {
 // shared lets several goroutines use one node, in turn. Stores are safe for
 // concurrent use themselves.
 type shared struct {
-	mu      sync.Mutex
+	mu      sync.Mutex // of node
 	node    *node
-	repo    *repo.Repo
-	checked time.Time // when the owner's check last passed
+	repo    atomic.Pointer[repo.Repo]
+	checked atomic.Pointer[time.Time] // when the owner's check last passed
 }
 
 // ownerAge is for how long the owner's check counts.
 const ownerAge = 10 * time.Second
 
 func (s *shared) repository(ctx context.Context) (*repo.Repo, error) {
+	if r := s.repo.Load(); r != nil {
+		return r, nil // without waiting for who asks the DCS
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.repo == nil {
-		r, err := s.node.repositoryToWrite(ctx)
-		if err != nil {
-			return nil, err
-		}
-		s.repo = r
+	if r := s.repo.Load(); r != nil {
+		return r, nil
 	}
-	return s.repo, nil
+	r, err := s.node.repositoryToWrite(ctx)
+	if err == nil {
+		s.repo.Store(r)
+	}
+	return r, err
 }
 
 // archive stores one segment, and leaves no trace where it cannot.
@@ -91,9 +95,12 @@ func (s *shared) archive(ctx context.Context, path string) (archive.PushResult, 
 }
 
 func (s *shared) checkOwner(ctx context.Context, r *repo.Repo) error {
+	if s.ownerChecked() {
+		return nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.checked.IsZero() && time.Since(s.checked) < ownerAge {
+	if s.ownerChecked() {
 		return nil
 	}
 	opts, err := s.node.pushOptions(r, 0)
@@ -101,9 +108,15 @@ func (s *shared) checkOwner(ctx context.Context, r *repo.Repo) error {
 		err = opts.CheckOwner(ctx)
 	}
 	if err == nil {
-		s.checked = time.Now()
+		now := time.Now()
+		s.checked.Store(&now)
 	}
 	return err
+}
+
+func (s *shared) ownerChecked() bool {
+	at := s.checked.Load()
+	return at != nil && time.Since(*at) < ownerAge
 }
 
 func (s *shared) connect(ctx context.Context) (*server.Conn, error) {

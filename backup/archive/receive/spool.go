@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,11 +21,15 @@ func spool(dir string) (path string, remove func(), err error) {
 	if dir == "" {
 		dir = os.TempDir()
 	}
-	left, err := filepath.Glob(filepath.Join(dir, spoolPrefix+"*"))
+	left, err := os.ReadDir(dir)
 	if err != nil {
 		return "", nil, fmt.Errorf("spool: %w", err)
 	}
-	for _, old := range left {
+	for _, e := range left {
+		if !strings.HasPrefix(e.Name(), spoolPrefix) {
+			continue
+		}
+		old := filepath.Join(dir, e.Name())
 		if lock, err := lockSpool(old, os.O_RDWR); err == nil {
 			os.RemoveAll(old) // what cannot be removed is somebody else's
 			lock.Close()

@@ -151,7 +151,7 @@ func (b *Backup) Stop(ctx context.Context) (BackupEnd, error) {
 		end, err = b.stop(ctx)
 	}
 	if err != nil {
-		if ctx.Err() == nil && IsUnavailable(err) {
+		if ctx.Err() == nil && IsUnavailable(err) && !errors.Is(err, ErrSessionLost) {
 			err = fmt.Errorf("%w: %w", ErrSessionLost, err)
 		}
 		b.Abort()
