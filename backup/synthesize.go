@@ -78,7 +78,7 @@ func Synthesize(ctx context.Context, o SynthesizeOptions) (repo.Backup, error) {
 		return repo.Backup{}, err
 	}
 	var made repo.Backup
-	id := repo.NewBackupID(started)
+	id := newerID(started, of)
 	marker := repo.Running{ID: id, Parent: of, Member: o.Member, Host: o.Host, PID: os.Getpid(), Started: started, Stage: string(repo.Synthetic)}
 	err = o.Repo.Heartbeat(ctx, marker, o.Beat, func(ctx context.Context) error {
 		m, err := o.Repo.OpenManifest(ctx, of)
@@ -96,6 +96,16 @@ func Synthesize(ctx context.Context, o SynthesizeOptions) (repo.Backup, error) {
 		o.Log.WarnContext(ctx, "backup is complete, but cleaning up after it failed", "backup", id.String(), "error", err)
 	}
 	return made, nil
+}
+
+// newerID makes an id for what is made of a backup. It counts as the newer one
+// even if both are of one second, or of is of another host's clock: the next
+// backup is to build on it.
+func newerID(now time.Time, of repo.BackupID) repo.BackupID {
+	if id := repo.NewBackupID(now); id > of {
+		return id
+	}
+	return repo.NewBackupID(of.Time().Add(time.Second))
 }
 
 // synthesizable gives the backup that was asked for, or the newest.

@@ -86,6 +86,17 @@ func TestASyntheticBackupIsTheSameImageAndLeansOnNoOther(t *testing.T) {
 	}
 }
 
+func TestASyntheticBackupIsNewerThanWhatItIsMadeOf(t *testing.T) {
+	now := time.Date(2026, 8, 1, 3, 0, 0, 0, time.UTC)
+	for _, of := range []time.Time{now.Add(-time.Hour), now, now.Add(time.Hour)} {
+		for range 100 { // the last digits are random
+			if of := repo.NewBackupID(of); newerID(now, of) <= of {
+				t.Fatalf("made of %s at %s: not newer", of, now)
+			}
+		}
+	}
+}
+
 func TestNoSyntheticBackupIsMadeOfDamage(t *testing.T) {
 	l := worked(t)
 	inner := l.meter.Unwrap()

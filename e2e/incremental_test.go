@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pgtender/pgtender/e2e/lab"
 )
@@ -56,6 +57,15 @@ func TestIncrementalBackups(t *testing.T) {
 	if plan := s.must(t, source, "backup", "--dry-run"); !strings.Contains(plan.stdout, "incremental on "+synthetic.Backup.ID) {
 		t.Errorf("dry run after the synthetic backup: %v", plan)
 	}
+	s.extra = "backup:\n  synthetic_share: 100\n"
+	s.configure(t, source)
+	waitFor(t, "the second after the synthetic backup's", func() bool { // ids of one second do not sort by time
+		return time.Now().UTC().Format("20060102T150405Z") > synthetic.Backup.ID[:16]
+	})
+	due := s.backUp(t, source)
+	if due.Synthetic == nil || due.Synthetic.Kind != "synthetic" || due.Synthetic.Parent != due.Backup.ID {
+		t.Errorf("after %+v the policy made %+v", due.Backup, due.Synthetic)
+	}
 	want := mark(t, now, "after it all")
 	equalsAt(t, s, infoBackup{ID: synthetic.Backup.ID}, want)
 	equalsAt(t, s, infoBackup{ID: third.Backup.ID}, want)
@@ -73,7 +83,8 @@ type taken struct {
 	Plan struct {
 		Why string
 	}
-	Read int64 `json:"read_bytes"`
+	Synthetic *struct{ ID, Kind, Parent string }
+	Read      int64 `json:"read_bytes"`
 }
 
 // backUp takes a backup on a member that is the source.

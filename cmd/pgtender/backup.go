@@ -167,7 +167,7 @@ func (a *app) backup(ctx context.Context, n *node, f backupFlags) error {
 	m := a.newMeter(n.log)
 	defer m.end()
 	opts.Progress = func(p backup.Progress) { m.report(string(p.Phase), p.Done, p.Total) }
-	result, err := backup.Take(ctx, opts)
+	taken, err := backup.Take(ctx, opts)
 	m.end()
 	switch {
 	case errors.Is(err, dcs.ErrLeaseLost):
@@ -176,11 +176,17 @@ func (a *app) backup(ctx context.Context, n *node, f backupFlags) error {
 		return err
 	}
 	n.showAlarms(ctx, r)
+	result := backupResult{Result: taken}
+	result.Synthetic, err = n.synthesizeIfDue(ctx, r, &taken.Backup, opts.Progress)
+	m.end()
 	if a.json {
-		return a.printJSON(result)
+		return errors.Join(a.printJSON(result), err) // the backup is there, whatever came of the other
 	}
-	printBackup(a.out, result)
-	return nil
+	printBackup(a.out, taken)
+	if result.Synthetic != nil {
+		a.printSynthetic(*result.Synthetic)
+	}
+	return err
 }
 
 // source is the decision for this node.
