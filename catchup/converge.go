@@ -26,7 +26,6 @@ type Cost struct {
 	Requests int64 `json:"requests"`
 	Write    int64 `json:"write_bytes"`
 	Pages    int64 `json:"pages"` // of relations
-	Files    int64 `json:"files"` // of which something is written
 }
 
 // convergence finds out what it takes to converge the directory to a candidate.

@@ -56,7 +56,6 @@ func (d *delta) wants(entries iter.Seq2[repo.Entry, error], c *Cost) iter.Seq2[r
 			if s.kind == stepKeep || s.kind == stepPages && s.want == 0 && s.size == e.Size {
 				continue
 			}
-			c.Files++
 			c.Write += s.want
 			if s.kind == stepPages {
 				c.Pages += s.want / d.blockSize

@@ -56,8 +56,7 @@ func (d *delta) of(e *repo.Entry) step {
 	if e.Path == pg.ControlPath {
 		return s // it is put aside
 	}
-	class := d.layout.Classify(e.Path, false)
-	main := class.Kind == pg.KindRelation && class.Rel.Fork == pg.MainFork
+	rel, main := d.mainFork(e)
 	if was, ok := d.grown[e.Path]; ok && main {
 		s.size = min(s.size, was)
 	}
@@ -73,7 +72,13 @@ func (d *delta) of(e *repo.Entry) step {
 		s.kind = stepHashes
 		return s
 	}
-	return d.relation(e, class.Rel, s)
+	return d.relation(e, rel, s)
+}
+
+// mainFork says which main fork a file is of, if it is of one.
+func (d *delta) mainFork(e *repo.Entry) (pg.RelFile, bool) {
+	class := d.layout.Classify(e.Path, false)
+	return class.Rel, class.Kind == pg.KindRelation && class.Rel.Fork == pg.MainFork
 }
 
 // relation decides about the file of a main fork by the block maps.

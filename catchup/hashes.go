@@ -33,7 +33,7 @@ type packHashes map[uint64][]uint64
 const keptPacks = 128
 
 // await notes a file whose pages are to be compared.
-func (h *hashes) await(e *repo.Entry, _ int64) { h.entries[int64(e.File)] = *e }
+func (h *hashes) await(e *repo.Entry) { h.entries[int64(e.File)] = *e }
 
 // filter passes on the reads with what is wanted of them. Those of one file come
 // one after the other.

@@ -11,7 +11,6 @@ import (
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/finding"
 	"github.com/pgtender/pgtender/internal/pg"
-	"github.com/pgtender/pgtender/internal/pg/wal"
 )
 
 // A run that converges old data does it in this order:
@@ -56,11 +55,11 @@ func (r *runner) converge(ctx context.Context) (*delta, error) {
 		r.state.Purpose, r.state.Target = r.plan.Purpose, r.plan.Target
 		err = r.state.write(r.dir())
 	case err == nil && s.Rung.inPlace() && r.plan.Choice == ByHashes, errors.Is(err, fs.ErrNotExist):
-		if err = r.checkBound(); err == nil {
+		if err = r.checkBound(ctx); err == nil {
 			err = r.audit(ctx)
 		}
 		if err == nil {
-			err = r.beginConverging()
+			err = r.beginConverging(ctx)
 		}
 	case err == nil:
 		err = fmt.Errorf("%s has changed since the plan was made: another run was interrupted there", r.dir())
@@ -100,7 +99,7 @@ func (r *runner) converge(ctx context.Context) (*delta, error) {
 // checkBound refuses a lower bound that the directory itself contradicts. A bound
 // that is too high leaves stale pages, which neither a server nor an audit
 // notices: of what was never flushed, the page has the older version.
-func (r *runner) checkBound() error {
+func (r *runner) checkBound(ctx context.Context) error {
 	if r.plan.Choice != ByMaps {
 		return nil
 	}
@@ -108,7 +107,7 @@ func (r *runner) checkBound() error {
 	if l == nil || r.plan.converge == nil {
 		return errors.New("run: the plan does not say what changed")
 	}
-	_, c, err := pg.ReadControl(context.Background(), r.dir())
+	_, c, err := pg.ReadControl(ctx, r.dir())
 	if err != nil {
 		return fmt.Errorf("check the lower bound: %w", err)
 	}
@@ -126,27 +125,17 @@ func (r *runner) checkBound() error {
 }
 
 // beginConverging writes down all that the run rests on.
-func (r *runner) beginConverging() error {
+func (r *runner) beginConverging(ctx context.Context) error {
 	c := changes{}
-	var m *wal.BlockMap
 	if r.plan.Choice == ByMaps {
 		if r.plan.converge == nil || r.plan.Local == nil {
 			return errors.New("run: the plan does not say what changed")
 		}
-		m = r.plan.converge.changes
-		c.Map, c.SegmentBlocks = m.Encode(), r.plan.Local.control.RelSegBlocks
-	}
-	t, err := openInPlace(r.dir(), "", r.plan.Places, &r.plan.Backup)
-	if err != nil {
-		return err
-	}
-	defer t.close()
-	d, err := newDelta(t, &r.plan.Backup, c.SegmentBlocks, m, nil)
-	if err != nil {
-		return err
-	}
-	if c.Grown, err = r.growing(d); err != nil {
-		return err
+		c.Map, c.SegmentBlocks = r.plan.converge.changes.Encode(), r.plan.Local.control.RelSegBlocks
+		var err error
+		if c.Grown, err = r.growing(ctx); err != nil {
+			return err
+		}
 	}
 	digest, err := c.write(r.dir())
 	if err != nil {
@@ -169,14 +158,24 @@ func (r *runner) beginConverging() error {
 	return nil
 }
 
-// growing lists the relation files that are shorter than in the backup.
-func (r *runner) growing(d *delta) (map[string]int64, error) {
+// growing lists the files of main forks that are shorter than in the backup: a
+// page that a killed run has appended must not count as one that was there.
+func (r *runner) growing(ctx context.Context) (map[string]int64, error) {
+	t, err := openInPlace(r.dir(), "", r.plan.Places, &r.plan.Backup)
+	if err != nil {
+		return nil, err
+	}
+	defer t.close()
+	d, err := newDelta(t, &r.plan.Backup, r.plan.Local.control.RelSegBlocks, nil, nil)
+	if err != nil {
+		return nil, err
+	}
 	out := map[string]int64{}
-	for e, err := range r.manifest.Entries(context.Background()) {
+	for e, err := range r.manifest.Entries(ctx) {
 		if err != nil {
 			return nil, fmt.Errorf("list backup %s: %w", r.plan.Backup.ID, err)
 		}
-		if e.Dir || e.Map == nil {
+		if _, main := d.mainFork(&e); e.Dir || !main {
 			continue
 		}
 		if size := d.tree.size(e.Path); size < e.Size {
@@ -223,7 +222,7 @@ func (r *runner) wantInPlace(e *repo.Entry, j *journal, w *writer, h *hashes) (w
 		r.result.Kept++
 		return nil, nil
 	case s.kind == stepHashes:
-		h.await(e, s.size) // it says which pages
+		h.await(e) // it says which pages
 		return want, nil
 	case s.kind == stepPages:
 		want.Pages = s.wanting()

@@ -16,7 +16,6 @@ import (
 // LocalFacts say how far the data of a stopped data directory goes, and on
 // which history.
 type LocalFacts struct {
-	State    pg.State    `json:"-"`
 	StateAs  string      `json:"state"` // as pg_controldata prints it
 	Timeline pg.Timeline `json:"timeline"`
 	History  pg.History  `json:"-"` // of Timeline
@@ -107,7 +106,7 @@ func examine(ctx context.Context, r *repo.Repo, dir string, leader *LeaderFacts)
 // fill takes what pg_control says.
 func (l *LocalFacts) fill() {
 	c := &l.control
-	l.State, l.StateAs = c.State, c.State.String()
+	l.StateAs = c.State.String()
 	// After a promotion the new timeline is noted with the minimum recovery point
 	// before a checkpoint has it (CreateEndOfRecoveryRecord, xlog.c).
 	l.Timeline = max(c.CheckpointCopy.Timeline, c.MinRecoveryTLI)

@@ -33,9 +33,8 @@ func (r *runner) clear(ctx context.Context) error {
 		}
 		r.state = s
 	}
-	err := r.files.Rename(controlPath(r.dir()), workPath(r.dir(), oldName))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("park pg_control: %w", err)
+	if err := r.park(); err != nil {
+		return err
 	}
 	if err := r.saveWAL(ctx); err != nil {
 		return err

@@ -44,12 +44,14 @@ func (f *Facts) replay(ctx context.Context, r *repo.Repo) (*ReplayFacts, error) 
 	out := &ReplayFacts{Bytes: cover.Bytes}
 	at, need, asked := size.Start(size.SegmentOf(l.Redo)), leader.need(size), cover.Until
 	for at < need {
+		if cover.Until > at {
+			at = cover.Until
+			continue
+		}
 		here, err := f.holds(leader.History, size, size.SegmentOf(at))
 		switch {
 		case err != nil:
 			return nil, err
-		case cover.Until > at:
-			at = cover.Until
 		case here:
 			at += pg.LSN(size)
 		case at == asked:
