@@ -38,7 +38,7 @@ It works on a host without patroni.yml and without a DCS, with --repository and
 
 JSON keys: plan (purpose, target, directory, backup, places, wal_directory,
 timeline, choice, rungs, resume, replace, candidates), result (backup, directory,
-rung, files, bytes, resumed_files, wal_segments, saved, duration_ns; null with
+rung, files, kept_files, bytes, resumed_files, wal_segments, saved, duration_ns; null with
 --plan).`,
 		Example: `  pgtender restore --target-dir /srv/copy --repository s3://bucket/prefix --cluster main
   pgtender restore --target-dir /srv/copy --target-time '2026-08-01 03:00:00+02:00' --plan`,

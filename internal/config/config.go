@@ -214,11 +214,10 @@ type Archive struct {
 // that Patroni will not bring back.
 type Watch struct {
 	// Mode is off (default); report: a replica that fell behind the leader's
-	// WAL, diverged or hangs in "starting" is logged, with the plan of how it
-	// would be rebuilt; or rebuild: it is rebuilt through Patroni, one member
-	// of the cluster at a time and never the last synchronous standby. Rebuild
-	// wants create-replica with keep_data among Patroni's
-	// create_replica_methods.
+	// WAL, diverged or hangs in "starting" is logged; or rebuild: the plan is
+	// logged too, and the member rebuilt through Patroni, one of the cluster at
+	// a time and never the last synchronous standby. Rebuild wants
+	// create-replica with keep_data among Patroni's create_replica_methods.
 	Mode string `yaml:"mode"`
 	// Patience is how long a running replica may stand still. Default 5m.
 	Patience Duration `yaml:"patience"`
