@@ -10,7 +10,7 @@ build:
 	$(GO) build -o bin/pgtender ./cmd/pgtender
 
 unit:
-	$(GO) test -race -short ./...
+	$(GO) test -short ./...
 
 servers:
 	$(GO) run ./e2e/setup --yes
