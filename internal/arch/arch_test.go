@@ -30,6 +30,7 @@ var allowed = map[string][]string{
 	"internal/config":     {},
 	"internal/arch":       {},
 	"internal/servertest": {},
+	"internal/soak":       {},
 	"internal/pgtest":     {"internal/pg", "internal/pg/server", "internal/servertest"},
 
 	// The data tower.
