@@ -325,16 +325,17 @@ func (w *worker) finish(ctx context.Context, f *file, frames []repo.Frame) error
 	if f.portion == storeChanged {
 		return w.overlays.add(ctx, w, f, all)
 	}
-	return w.storeMap(ctx, f, all, repo.NewPageMap(w.writer.ID(), w.pagesOf(f)))
+	return w.storeMap(ctx, f, all, repo.NewPageMap(w.writer.ID(), w.pagesOf(f)), nil)
 }
 
-// storeMap stores the page map of a file, some of whose pages are in frames.
-func (w *worker) storeMap(ctx context.Context, f *file, frames []repo.Frame, m repo.PageMap) error {
-	place, err := w.writer.WriteMap(ctx, f.entry.File, frames, m)
+// storeMap stores the page map of a file, some of whose pages are in frames, the
+// others in older packs.
+func (w *worker) storeMap(ctx context.Context, f *file, frames []repo.Frame, m repo.PageMap, older []repo.PackRef) error {
+	ref, err := w.writer.WriteMap(ctx, f.entry.File, frames, m, older)
 	if err != nil {
 		return fmt.Errorf("store the page map of %s: %w", f.entry.Path, err)
 	}
-	f.entry.Map = &repo.MapRef{Place: place, File: f.entry.File}
+	f.entry.Map = &ref
 	return nil
 }
 

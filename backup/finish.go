@@ -157,8 +157,8 @@ func (img *image) suspend(ctx context.Context, t *run, w *repo.Writer) (repo.Bac
 	}
 	contents := repo.Contents{Backup: img.describe(t), Entries: img.entries()}
 	if t.parent != nil {
-		// All that the parent leans on: which of its packs hold no live page
-		// any more, only every file's page map together could tell.
+		// Of all that the parent leans on the manifest will name what an entry
+		// still needs.
 		contents.Generations, contents.Packs = t.parent.Generations, t.parent.Packs
 	}
 	return w.Suspend(ctx, contents)

@@ -60,16 +60,16 @@ func (o *overlays) flush(ctx context.Context, w *worker) error {
 	for _, l := range batch {
 		bases = append(bases, *l.file.base)
 	}
-	maps, err := o.parent.ReadMaps(ctx, bases)
-	damaged := errors.Is(err, repo.ErrCorrupt) || errors.Is(err, fs.ErrNotExist)
-	if err != nil && !damaged {
-		return fmt.Errorf("read the parent's page maps: %w", err)
+	err := o.lay(ctx, w, batch, bases)
+	if !damaged(err) {
+		return err
 	}
+	// One by one, to find which.
 	for i, l := range batch {
-		if damaged {
-			err = o.alone(ctx, w, l, bases[i])
-		} else {
-			err = w.lay(ctx, l, maps[i])
+		err := o.lay(ctx, w, batch[i:i+1], bases[i:i+1])
+		if damaged(err) {
+			w.pages.log.WarnContext(ctx, "the parent backup is damaged; the file is stored whole", "file", l.file.entry.Path, "error", err)
+			err = w.copyAnew(ctx, l.file)
 		}
 		if err != nil {
 			return err
@@ -78,30 +78,40 @@ func (o *overlays) flush(ctx context.Context, w *worker) error {
 	return nil
 }
 
-// alone lays over a map that may be the damaged one of its batch.
-func (o *overlays) alone(ctx context.Context, w *worker, l overlay, base repo.Entry) error {
-	maps, err := o.parent.ReadMaps(ctx, []repo.Entry{base})
-	switch {
-	case err == nil:
-		return w.lay(ctx, l, maps[0])
-	case errors.Is(err, repo.ErrCorrupt) || errors.Is(err, fs.ErrNotExist):
-		w.pages.log.WarnContext(ctx, "the parent backup is damaged; the file is stored whole", "file", l.file.entry.Path, "error", err)
-		return w.copyAnew(ctx, l.file)
-	}
-	return fmt.Errorf("read the parent's page map of %s: %w", l.file.entry.Path, err)
+// damaged reports whether what is stored of the parent is at fault.
+func damaged(err error) bool {
+	return errors.Is(err, repo.ErrCorrupt) || errors.Is(err, fs.ErrNotExist)
 }
 
-// lay stores the map of one file.
-func (w *worker) lay(ctx context.Context, l overlay, base repo.PageMap) error {
-	m, err := base.Overlay(w.writer.ID(), w.pagesOf(l.file), l.frames)
-	if errors.Is(err, repo.ErrTooManyGenerations) {
-		// It lies scattered over more backups than a map can name.
-		return w.copyAnew(ctx, l.file)
-	}
+// lay makes the maps of files, and stores them once all are made.
+func (o *overlays) lay(ctx context.Context, w *worker, batch []overlay, bases []repo.Entry) error {
+	before, err := o.parent.ReadMaps(ctx, bases)
 	if err != nil {
-		return fmt.Errorf("make the page map of %s: %w", l.file.entry.Path, err)
+		return fmt.Errorf("read the parent's page maps: %w", err)
 	}
-	return w.storeMap(ctx, l.file, l.frames, m)
+	after := make([]repo.PageMap, len(batch))
+	for i, l := range batch {
+		after[i], err = before[i].Overlay(w.writer.ID(), w.pagesOf(l.file), l.frames)
+		if err != nil && !errors.Is(err, repo.ErrTooManyGenerations) {
+			return fmt.Errorf("make the page map of %s: %w", l.file.entry.Path, err)
+		}
+	}
+	older, err := o.parent.Kept(ctx, bases, before, after)
+	if err != nil {
+		return fmt.Errorf("read the parent's frame tables: %w", err)
+	}
+	for i, l := range batch {
+		if after[i].Pages == 0 {
+			// It lies scattered over more backups than a map can name.
+			err = w.copyAnew(ctx, l.file)
+		} else {
+			err = w.storeMap(ctx, l.file, l.frames, after[i], older[i])
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // copyAnew stores a whole file of which some pages are stored already.
@@ -115,5 +125,5 @@ func (w *worker) copyAnew(ctx context.Context, f *file) error {
 	if err != nil {
 		return err
 	}
-	return w.storeMap(ctx, f, frames, repo.NewPageMap(w.writer.ID(), w.pagesOf(f)))
+	return w.storeMap(ctx, f, frames, repo.NewPageMap(w.writer.ID(), w.pagesOf(f)), nil)
 }

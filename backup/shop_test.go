@@ -160,7 +160,7 @@ func (s *shop) copy(ctx context.Context, id, parent repo.BackupID, changed []uin
 	defer w.Close()
 	p := w.Pack()
 	var frames []repo.Frame
-	pm := repo.NewPageMap(id, shopPages)
+	pm, older := repo.NewPageMap(id, shopPages), []repo.PackRef(nil)
 	if parent == 0 {
 		for page := uint32(0); page < shopPages; page += 4 {
 			f, err := p.WriteRun(ctx, 1, page, s.pages[page*shopBlock:(page+4)*shopBlock])
@@ -177,7 +177,7 @@ func (s *shop) copy(ctx context.Context, id, parent repo.BackupID, changed []uin
 			}
 			frames = append(frames, f)
 		}
-		if pm, err = s.overlay(ctx, old, id, frames); err != nil {
+		if pm, older, err = s.overlay(ctx, old, id, frames); err != nil {
 			return err
 		}
 	}
@@ -188,73 +188,45 @@ func (s *shop) copy(ctx context.Context, id, parent repo.BackupID, changed []uin
 	if err := p.Close(ctx); err != nil {
 		return err
 	}
-	place, err := w.WriteMap(ctx, 1, frames, pm)
+	ref, err := w.WriteMap(ctx, 1, frames, pm, older)
 	if err != nil {
 		return err
 	}
 	c := repo.Contents{Backup: s.describe(id, parent), Entries: values([]repo.Entry{
 		{Path: "base", Dir: true, Mode: 0o700, Modified: id.Time()},
-		{File: 1, Path: "base/1259", Mode: 0o600, Modified: id.Time(), Size: shopPages * shopBlock, Map: &repo.MapRef{Place: place, File: 1}},
+		{File: 1, Path: "base/1259", Mode: 0o600, Modified: id.Time(), Size: shopPages * shopBlock, Map: &ref},
 		{File: 2, Path: "note", Mode: 0o600, Modified: id.Time(), Size: int64(len(s.note)), Digest: repo.DigestOf(s.note), Bundle: &repo.BundleRef{Place: bundle.Place}},
 	})}
 	if old != nil {
-		if c.Generations, c.Packs, err = leaning(ctx, old, id, pm); err != nil {
-			return err
-		}
+		c.Generations, c.Packs = old.Generations, old.Packs
 	}
 	_, err = w.Suspend(ctx, c)
 	return err
 }
 
-func (s *shop) overlay(ctx context.Context, old *repo.Manifest, id repo.BackupID, frames []repo.Frame) (repo.PageMap, error) {
+func (s *shop) overlay(ctx context.Context, old *repo.Manifest, id repo.BackupID, frames []repo.Frame) (repo.PageMap, []repo.PackRef, error) {
 	for e, err := range old.Entries(ctx) {
 		if err != nil {
-			return repo.PageMap{}, err
+			return repo.PageMap{}, nil, err
 		}
 		if e.Map == nil {
 			continue
 		}
 		maps, err := old.ReadMaps(ctx, []repo.Entry{e})
 		if err != nil {
-			return repo.PageMap{}, err
+			return repo.PageMap{}, nil, err
 		}
-		return maps[0].Overlay(id, shopPages, frames)
-	}
-	return repo.PageMap{}, errors.New("the parent has no relation")
-}
-
-// leaning gives the older generations that a map refers to, and the packs of
-// these that hold its live pages and their tables.
-func leaning(ctx context.Context, old *repo.Manifest, id repo.BackupID, pm repo.PageMap) (ids []repo.BackupID, packs []repo.Pack, err error) {
-	used := make(map[repo.PackRef]bool)
-	for i, g := range pm.Generations {
-		if g.Backup == id {
-			continue
-		}
-		ids = append(ids, g.Backup)
-		used[repo.PackRef{Backup: g.Backup, Number: g.Table.Pack}] = true
-		table, err := old.ReadTable(ctx, g)
+		pm, err := maps[0].Overlay(id, shopPages, frames)
 		if err != nil {
-			return nil, nil, err
+			return repo.PageMap{}, nil, err
 		}
-		for _, f := range table {
-			pages := f.Pages
-			if pages == nil {
-				for k := range f.Count {
-					pages = append(pages, f.First+k)
-				}
-			}
-			if slices.ContainsFunc(pages, func(p uint32) bool { return p < pm.Pages && pm.Generation(p) == i }) {
-				used[repo.PackRef{Backup: g.Backup, Number: f.Pack}] = true
-			}
+		older, err := old.Kept(ctx, []repo.Entry{e}, maps, []repo.PageMap{pm})
+		if err != nil {
+			return repo.PageMap{}, nil, err
 		}
+		return pm, older[0], nil
 	}
-	for _, p := range old.Packs {
-		if used[p.PackRef] {
-			packs = append(packs, p)
-		}
-	}
-	return ids, packs, nil
+	return repo.PageMap{}, nil, errors.New("the parent has no relation")
 }
 
 // backup takes one and remembers what it must hold.

@@ -289,11 +289,11 @@ func (w *synthWorker) copyLarge(ctx context.Context, e *repo.Entry) error {
 		return fmt.Errorf("the content of %s has another digest than backup %s says: %w", e.Path, w.m.ID(), repo.ErrCorrupt)
 	}
 	pages := uint32((e.Size + int64(w.block) - 1) / int64(w.block))
-	place, err := w.w.WriteMap(ctx, e.File, frames, repo.NewPageMap(w.w.ID(), pages))
+	ref, err := w.w.WriteMap(ctx, e.File, frames, repo.NewPageMap(w.w.ID(), pages), nil)
 	if err != nil {
 		return fmt.Errorf("store the page map of %s: %w", e.Path, err)
 	}
-	e.Map = &repo.MapRef{Place: place, File: e.File}
+	e.Map = &ref
 	return nil
 }
 

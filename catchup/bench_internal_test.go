@@ -108,11 +108,11 @@ func synthetic(b *testing.B, r *repo.Repo, files int, size int64, small int) rep
 			}
 			frames = append(frames, f)
 		}
-		place, err := w.WriteMap(b.Context(), number, frames, repo.NewPageMap(id, uint32(size/8192)))
+		ref, err := w.WriteMap(b.Context(), number, frames, repo.NewPageMap(id, uint32(size/8192)), nil)
 		if err != nil {
 			b.Fatal(err)
 		}
-		entries = append(entries, repo.Entry{File: number, Path: fmt.Sprintf("base/1/%08d", n), Mode: 0o600, Size: size, Map: &repo.MapRef{Place: place, File: number}})
+		entries = append(entries, repo.Entry{File: number, Path: fmt.Sprintf("base/1/%08d", n), Mode: 0o600, Size: size, Map: &ref})
 	}
 	for n := 0; n < small; n += 8 {
 		var members []repo.Member

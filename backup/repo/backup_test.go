@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/backup/repo/repotest"
@@ -48,7 +49,7 @@ func TestAFullBackupReadsBackAsItWas(t *testing.T) {
 				}
 				entries = append(entries, e)
 			}
-			if diff := cmp.Diff(w.entries, entries); diff != "" {
+			if diff := cmp.Diff(w.entries, entries, cmpopts.IgnoreUnexported(repo.MapRef{}), cmpopts.SortSlices(func(a, b repo.PackRef) bool { return a.Number < b.Number })); diff != "" {
 				t.Errorf("entries (-written +read):\n%s", diff)
 			}
 			if w.backup.Files != int64(len(want)) || w.backup.Packs < 3 || w.backup.Frames == 0 || w.backup.RawBytes == 0 {
@@ -171,6 +172,81 @@ func TestOnlyLivePagesAreFetched(t *testing.T) {
 	if count.gets > 6 || count.bytes > 100<<10 { // a map, two tables, three frames
 		t.Errorf("%d requests for %d bytes", count.gets, count.bytes)
 	}
+}
+
+// named gives how many packs of each generation a backup leans on.
+func named(m *repo.Manifest) map[repo.BackupID]int {
+	out := map[repo.BackupID]int{}
+	for _, p := range m.Packs {
+		out[p.Backup]++
+	}
+	return out
+}
+
+func TestABackupNamesOnlyThePacksThatAreStillNeeded(t *testing.T) {
+	_, store := repotest.New(t)
+	r := repo.Open(store, repotest.Cluster, repo.Options{})
+	ctx := t.Context()
+	const path = "base/1/big"
+	one, half := repo.WriteOptions{PackSize: 1}, repotest.ID(2) // each frame a pack
+	states := []tree{{path: pages(1, 64, 0), "note": []byte("a")}}
+	if _, err := writeFull(ctx, r, repotest.ID(1), states[0], one); err != nil {
+		t.Fatal(err)
+	}
+	next := func(id, parent repo.BackupID, f func(b []byte)) *repo.Manifest {
+		t.Helper()
+		before := states[len(states)-1]
+		after := tree{path: slices.Clone(before[path]), "note": before["note"]}
+		f(after[path])
+		if _, err := writeIncremental(ctx, r, id, parent, before, after); err != nil {
+			t.Fatal(err)
+		}
+		states = append(states, after)
+		m, err := r.OpenManifest(ctx, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	full := 8 + 1 + 2 // frames, the bundle, table and map
+	m := next(half, repotest.ID(1), func(b []byte) { copy(b, pages(2, 31, 0)) })
+	if got, want := named(m)[repotest.ID(1)], 5+1; got != want {
+		t.Errorf("with one page left in the fourth of eight frames: %d packs of the full backup, want %d of %d (five and the table)", got, want, full)
+	}
+	m = next(repotest.ID(3), half, func(b []byte) { copy(b[31*bs:], pages(3, 1, 0)) })
+	if got, want := named(m)[repotest.ID(1)], 4+1; got != want {
+		t.Errorf("with four frames left: %d packs of the full backup, want %d", got, want)
+	}
+	m = next(repotest.ID(4), repotest.ID(3), func([]byte) {})
+	if got, want := named(m), map[repo.BackupID]int{repotest.ID(1): 5, half: 2, repotest.ID(3): 2, repotest.ID(4): 1}; !maps.Equal(got, want) {
+		t.Errorf("nothing changed: %v, want %v (and the map's pack)", got, want)
+	}
+	m = next(repotest.ID(5), repotest.ID(4), func(b []byte) { copy(b, pages(5, 64, 0)) })
+	if got := named(m); len(got) != 1 || len(m.Generations) != 1 {
+		t.Errorf("everything changed: %v, generations %v", got, m.Generations)
+	}
+
+	// What is not named is not needed.
+	m, err := r.OpenManifest(ctx, repotest.ID(4))
+	if err != nil {
+		t.Fatal(err)
+	}
+	needed := map[string]bool{r.Key(repo.Key{Kind: repo.KeyManifest, ID: m.ID()}): true}
+	for _, p := range m.Packs {
+		needed[r.Key(repo.Key{Kind: repo.KeyPack, ID: p.Backup, Number: p.Number})] = true
+	}
+	for _, k := range keys(t, store) {
+		if !needed[k] {
+			if err := store.Delete(ctx, k); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	got, err := readBack(ctx, r, m.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sameTree(t, got, states[3])
 }
 
 func onlyEntry(t *testing.T, m *repo.Manifest) repo.Entry {
@@ -306,11 +382,20 @@ func TestCommitRefuses(t *testing.T) {
 			return c
 		}, "not on the history"},
 		"an older pack that is not there": {func(w *repo.Writer, e repo.Entry) repo.Contents {
+			e.Bundle = &repo.BundleRef{Generation: 1, Place: e.Bundle.Place}
 			c := good(w, e)
 			c.Generations = []repo.BackupID{other}
-			c.Packs = []repo.Pack{{PackRef: repo.PackRef{Backup: other, Number: 1}, Size: 5000}}
+			c.Packs = []repo.Pack{{PackRef: repo.PackRef{Backup: other, Number: e.Bundle.Pack}, Size: 5000}}
 			return c
 		}, "backup leans"},
+		"a page map that leads nowhere": {func(w *repo.Writer, e repo.Entry) repo.Contents {
+			e.Map, e.Bundle = &repo.MapRef{Place: e.Bundle.Place, File: e.File}, nil
+			return good(w, e)
+		}, "leads to no pack"},
+		"a page map that leads to a pack that does not exist": {func(w *repo.Writer, e repo.Entry) repo.Contents {
+			e.Map, e.Bundle = &repo.MapRef{Place: e.Bundle.Place, File: e.File, Packs: []repo.PackRef{{Backup: w.ID(), Number: 77}}}, nil
+			return good(w, e)
+		}, "not in the manifest"},
 		"an older pack of no generation": {func(w *repo.Writer, e repo.Entry) repo.Contents {
 			c := good(w, e)
 			c.Packs = []repo.Pack{{PackRef: repo.PackRef{Backup: other, Number: 1}, Size: 5000}}
@@ -394,7 +479,10 @@ func TestAWriterRefusesWhatNoReaderWouldTake(t *testing.T) {
 	}
 	list := func(n int, pages ...uint32) error { _, err := p.WriteList(ctx, 1, pages, make([]byte, n)); return err }
 	bundle := func(m ...repo.Member) error { _, err := p.WriteBundle(ctx, m); return err }
-	writeMap := func(frames []repo.Frame, m repo.PageMap) error { _, err := w.WriteMap(ctx, 1, frames, m); return err }
+	writeMap := func(frames []repo.Frame, m repo.PageMap) error {
+		_, err := w.WriteMap(ctx, 1, frames, m, nil)
+		return err
+	}
 	at := func(first, count uint32) repo.Frame {
 		return repo.Frame{Place: repo.Place{Pack: 1, Offset: 64, Length: 100}, First: first, Count: count}
 	}
@@ -502,13 +590,13 @@ func TestTheLargestFrames(t *testing.T) {
 			if err := p.Close(ctx); err != nil {
 				t.Fatal(err)
 			}
-			place, err := w.WriteMap(ctx, 1, []repo.Frame{f}, repo.NewPageMap(w.ID(), uint32(test.pages)))
+			ref, err := w.WriteMap(ctx, 1, []repo.Frame{f}, repo.NewPageMap(w.ID(), uint32(test.pages)), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			b := repotest.Backup(w.ID())
 			b.BlockSize = test.blockSize
-			e := repo.Entry{File: 1, Path: "base/1/1", Size: int64(len(want)), Map: &repo.MapRef{Place: place, File: 1}}
+			e := repo.Entry{File: 1, Path: "base/1/1", Size: int64(len(want)), Map: &ref}
 			if _, err := w.Commit(ctx, repo.Contents{Backup: b, Entries: values([]repo.Entry{e})}); err != nil {
 				t.Fatal(err)
 			}

@@ -15,14 +15,14 @@ import (
 // Contents is what a manifest is made of.
 type Contents struct {
 	Backup Backup
-	// Generations are the older backups whose packs are leaned on; their
+	// Generations are the older backups whose packs may be leaned on; their
 	// indexes in references are 1, 2, …: 0 is the backup itself.
 	Generations []BackupID
-	// Packs are the older packs that are leaned on. The backup's own are
-	// known to the Writer.
+	// Packs are the older packs that may be leaned on; the manifest names those
+	// that an entry needs. The backup's own are known to the Writer.
 	Packs []Pack
-	// Entries come in ascending order of paths. The first error stops the
-	// commit.
+	// Entries come in ascending order of paths. They are gone through twice. The
+	// first error stops the commit.
 	Entries iter.Seq2[Entry, error]
 }
 
@@ -58,14 +58,15 @@ func (w *Writer) commit(ctx context.Context, c Contents, kind KeyKind) (_ Backup
 	for _, p := range own {
 		b.StoredBytes += p.Size
 	}
-	index, err := newPackIndex(append([]BackupID{w.id}, c.Generations...), append(own, c.Packs...))
+	l, err := w.leaning(own, &c)
 	if err != nil {
 		return Backup{}, err
 	}
+	index := l.index
 
 	files := &spool{dir: w.repo.opts.TempDir, limit: spoolMemory}
 	defer func() { err = errors.Join(err, files.Close()) }()
-	if b.Files, b.Bytes, err = w.spoolEntries(files, index, c.Entries); err != nil {
+	if b.Files, b.Bytes, err = w.spoolEntries(files, l, c.Entries); err != nil {
 		return Backup{}, err
 	}
 	if err := b.Validate(); err != nil {
@@ -90,15 +91,18 @@ func (w *Writer) commit(ctx context.Context, c Contents, kind KeyKind) (_ Backup
 }
 
 // spoolEntries writes the blocks of files.
-func (w *Writer) spoolEntries(out io.Writer, index *packIndex, entries iter.Seq2[Entry, error]) (files, size int64, err error) {
+func (w *Writer) spoolEntries(out io.Writer, l *leaning, entries iter.Seq2[Entry, error]) (files, size int64, err error) {
 	blocks := w.repo.lineBlocks(out, blockFiles)
-	check := entryCheck{index: index}
+	check := entryCheck{index: l.index}
 	var line []byte
 	for e, err := range entries {
 		if err != nil {
 			return 0, 0, err
 		}
 		if err := e.Validate(); err != nil {
+			return 0, 0, err
+		}
+		if err := l.settle(&e); err != nil {
 			return 0, 0, err
 		}
 		if err := check.add(&e); err != nil {

@@ -35,11 +35,17 @@ type BundleRef struct {
 	Member uint32 // counted from 0
 }
 
-// MapRef is the frame that holds a page map.
+// MapRef is the frame that holds a page map, and what the map leads to.
 type MapRef struct {
 	Generation int // index into the manifest's generations; 0 is the backup itself
 	Place
 	File uint32 // the file's number in that generation
+	// Packs are those that hold a live page of the file, or a frame table that
+	// leads to one: all that must stay for the file, but for the map itself. They
+	// may be shared with other entries.
+	Packs []PackRef
+
+	held []uint32 // the same as the line has it: places in the manifest's list of packs
 }
 
 const maxPath = 4096
@@ -70,6 +76,15 @@ func (e *Entry) append(b []byte) []byte {
 	}
 	if r := e.Map; r != nil {
 		b = appendRef(append(b, `,"f":`...), r.Generation, r.Place, r.File)
+		b = append(b, `,"l":`...)
+		for i, at := range r.held {
+			sep := byte(',')
+			if i == 0 {
+				sep = '['
+			}
+			b = appendInt(append(b, sep), at)
+		}
+		b = append(b, ']')
 	}
 	if !e.Digest.IsZero() {
 		b = append(b, `,"h":"`...)

@@ -11,8 +11,8 @@ func TestOnlyTheOneEncodingOfAnEntryIsRead(t *testing.T) {
 		`{"p":"base","d":true,"m":448,"t":1767225600}`,
 		`{"n":7,"p":"a/\"\\\u0001\u2028ä","m":384,"t":-5,"s":0}`,
 		`{"n":7,"p64":"/w==","m":384,"t":0,"s":5,"b":[3,1,64,200,4095],"h":` + hash + `}`,
-		`{"n":268435456,"p":"x","m":0,"t":0,"s":9007199254740992,"f":[0,4294967295,64,57,268435456]}`,
-		`{"n":7,"p":"x","m":0,"t":0,"s":5,"f":[1,1,64,57,8],"h":` + hash + `}`,
+		`{"n":268435456,"p":"x","m":0,"t":0,"s":9007199254740992,"f":[0,4294967295,64,57,268435456],"l":[0]}`,
+		`{"n":7,"p":"x","m":0,"t":0,"s":5,"f":[1,1,64,57,8],"l":[0,7,4294967295],"h":` + hash + `}`,
 	}
 	for _, l := range good {
 		e, _, err := parseEntry([]byte(l+"\n"), nil)
@@ -55,6 +55,14 @@ func TestOnlyTheOneEncodingOfAnEntryIsRead(t *testing.T) {
 		strings.Replace(good[2], `,200,`, `,56,`, 1),
 		strings.Replace(good[3], `[0,4294967295`, `[0,4294967296`, 1),
 		strings.Replace(good[3], `268435456]`, `268435455]`, 1),
+		strings.Replace(good[3], `,"l":[0]`, ``, 1),
+		strings.Replace(good[3], `[0]`, `[]`, 1),
+		strings.Replace(good[3], `[0]`, `[0,0]`, 1),
+		strings.Replace(good[3], `[0]`, `[00]`, 1),
+		strings.Replace(good[3], `[0]`, `[0,]`, 1),
+		strings.Replace(good[4], `[0,7,4294967295]`, `[0,7,4294967296]`, 1),
+		strings.Replace(good[4], `[0,7,4294967295]`, `[7,0]`, 1),
+		strings.Replace(good[2], `,"h"`, `,"l":[0],"h"`, 1),
 		strings.Replace(good[4], hash, strings.ToUpper(hash), 1),
 		strings.Replace(good[4], `"f"`, `"b":[3,1,64,200,4],"f"`, 1),
 	} {

@@ -42,6 +42,7 @@ func parseEntry(b, scratch []byte) (e Entry, _ []byte, err error) {
 	if p.skip(`,"f":`) {
 		r := &MapRef{}
 		r.Generation, r.Place, r.File = p.ref()
+		r.held = p.ascending()
 		e.Map = r
 	}
 	if p.skip(`,"h":`) {
@@ -123,6 +124,24 @@ func (p *lineParser) ref() (generation int, place Place, last uint32) {
 	last = uint32(p.number(1<<32 - 1))
 	p.want("]")
 	return generation, place, last
+}
+
+// ascending reads the list of packs, at least one.
+func (p *lineParser) ascending() []uint32 {
+	var out []uint32
+	p.want(`,"l":[`)
+	for p.err == nil {
+		at := uint32(p.number(1<<32 - 1))
+		if n := len(out); n > 0 && at <= out[n-1] {
+			p.fail("packs out of order")
+		}
+		out = append(out, at)
+		if !p.skip(",") {
+			break
+		}
+	}
+	p.want("]")
+	return out
 }
 
 // text reads a JSON string.

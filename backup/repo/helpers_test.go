@@ -117,11 +117,11 @@ func writeFiles(ctx context.Context, w *repo.Writer, t tree) ([]repo.Entry, erro
 			if err != nil {
 				return nil, err
 			}
-			place, err := w.WriteMap(ctx, e.File, frames, repo.NewPageMap(w.ID(), uint32((len(data)+bs-1)/bs)))
+			ref, err := w.WriteMap(ctx, e.File, frames, repo.NewPageMap(w.ID(), uint32((len(data)+bs-1)/bs)), nil)
 			if err != nil {
 				return nil, err
 			}
-			e.Map = &repo.MapRef{Place: place, File: e.File}
+			e.Map = &ref
 			if whole(e.Path) {
 				e.Digest = repo.DigestOf(data)
 			}
@@ -199,7 +199,7 @@ func writeIncremental(ctx context.Context, r *repo.Repo, id repo.BackupID, paren
 		return written{}, err
 	}
 	defer w.Close()
-	fresh, kept := tree{}, []repo.Entry{}
+	fresh, same := tree{}, []repo.Entry{}
 	p := w.Pack()
 	file := uint32(1000)
 	for path, data := range next {
@@ -214,7 +214,7 @@ func writeIncremental(ctx context.Context, r *repo.Repo, id repo.BackupID, paren
 			ref := *e.Map
 			ref.Generation++
 			e.Map = &ref
-			kept = append(kept, e)
+			same = append(same, e)
 			continue
 		}
 		frames, err := writeChanged(ctx, p, file, before[path], data)
@@ -229,12 +229,16 @@ func writeIncremental(ctx context.Context, r *repo.Repo, id repo.BackupID, paren
 		if err != nil {
 			return written{}, err
 		}
-		place, err := w.WriteMap(ctx, file, frames, pm)
+		kept, err := m.Kept(ctx, []repo.Entry{old[path]}, maps, []repo.PageMap{pm})
 		if err != nil {
 			return written{}, err
 		}
-		e.Map = &repo.MapRef{Place: place, File: file}
-		kept = append(kept, e)
+		ref, err := w.WriteMap(ctx, file, frames, pm, kept[0])
+		if err != nil {
+			return written{}, err
+		}
+		e.Map = &ref
+		same = append(same, e)
 	}
 	if err := p.Close(ctx); err != nil {
 		return written{}, err
@@ -243,7 +247,7 @@ func writeIncremental(ctx context.Context, r *repo.Repo, id repo.BackupID, paren
 	if err != nil {
 		return written{}, err
 	}
-	entries = append(entries, kept...)
+	entries = append(entries, same...)
 	slices.SortFunc(entries, func(a, b repo.Entry) int { return strings.Compare(a.Path, b.Path) })
 	b := repotest.Backup(id)
 	b.Kind, b.Parent = repo.Incremental, parent

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"slices"
 )
 
 // Want is a file of which pages are wanted.
@@ -115,6 +116,10 @@ func (m *Manifest) locateFile(w *Want, pm *PageMap, tables []FrameTable, yield f
 			if live == 0 {
 				continue
 			}
+			if !slices.Contains(w.Entry.Map.Packs, PackRef{gen.Backup, f.Pack}) {
+				yield(Read{}, &CorruptError{Key: m.key, Offset: -1, What: fmt.Sprintf("live pages of %q are in pack %s, which its entry does not name", w.Entry.Path, PackRef{gen.Backup, f.Pack})})
+				return false
+			}
 			r := Read{Tag: w.Tag, Backup: gen.Backup, Kind: FrameRun, File: gen.File, Frame: *f, Live: live, Size: w.Entry.Size}
 			if f.Pages != nil {
 				r.Kind = FrameList
@@ -175,6 +180,9 @@ func (m *Manifest) checkMap(pm *PageMap, e *Entry) error {
 	for _, g := range pm.Generations {
 		if err := m.index.within(g.Backup, g.Table); err != nil {
 			return damage(0, "%v", err)
+		}
+		if ref := (PackRef{g.Backup, g.Table.Pack}); !slices.Contains(e.Map.Packs, ref) {
+			return damage(0, "the frame table of generation %s is in pack %s, which the entry does not name", g.Backup, ref)
 		}
 	}
 	return nil

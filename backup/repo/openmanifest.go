@@ -183,6 +183,7 @@ func (m *Manifest) read(ctx context.Context, yield func(Entry, error) bool) (err
 func (m *Manifest) entries(src io.Reader, yield func(Entry, error) bool) error {
 	blocks := &blockReader{r: bufio.NewReaderSize(src, manifestBuffer), off: m.off, last: m.last, hash: m.hash.clone()}
 	check := entryCheck{index: m.index}
+	held := heldPacks{index: m.index}
 	var scratch []byte
 	for {
 		off := blocks.off + blockHead
@@ -198,7 +199,7 @@ func (m *Manifest) entries(src io.Reader, yield func(Entry, error) bool) error {
 			if scratch = s; err != nil {
 				return err
 			}
-			if err := check.add(&e); err != nil {
+			if err := errors.Join(check.add(&e), held.resolve(&e)); err != nil {
 				return damage(0, "%v", err)
 			}
 			if !yield(e, nil) {

@@ -42,6 +42,14 @@ func (x *packIndex) compare(a, b Pack) int {
 	return cmp.Or(cmp.Compare(x.of[a.Backup], x.of[b.Backup]), cmp.Compare(a.Number, b.Number))
 }
 
+// place gives where a pack stands in the list.
+func (x *packIndex) place(ref PackRef) (int, bool) {
+	if _, ok := x.of[ref.Backup]; !ok {
+		return 0, false
+	}
+	return slices.BinarySearchFunc(x.packs, Pack{PackRef: ref}, x.compare)
+}
+
 // holds reports an error unless the place lies within a pack of the index.
 func (x *packIndex) holds(generation int, p Place) error {
 	if generation < 0 || generation >= len(x.generations) {
@@ -55,7 +63,7 @@ func (x *packIndex) within(id BackupID, p Place) error {
 	if _, ok := x.of[id]; !ok {
 		return fmt.Errorf("generation %s is not in the manifest", id)
 	}
-	i, ok := slices.BinarySearchFunc(x.packs, Pack{PackRef: ref}, x.compare)
+	i, ok := x.place(ref)
 	if !ok {
 		return fmt.Errorf("pack %s is not in the manifest", ref)
 	}

@@ -214,19 +214,33 @@ func (w *Writer) stored() []Pack {
 // that this backup stores itself. The frames may be in any order. Where m names
 // this backup as a generation, its File and Table are filled in, and every page
 // of that generation must be in the frames; where it does not, there must be no
-// frames. The place given back belongs into the file's [Entry].
-func (w *Writer) WriteMap(ctx context.Context, file uint32, frames []Frame, m PageMap) (Place, error) {
+// frames. older are the packs of older backups that hold live pages of the file
+// or the tables that lead there. What is given back belongs into the file's
+// [Entry].
+func (w *Writer) WriteMap(ctx context.Context, file uint32, frames []Frame, m PageMap, older []PackRef) (MapRef, error) {
 	frames = slices.Clone(frames)
 	slices.SortFunc(frames, func(a, b Frame) int { return int(int64(a.First) - int64(b.First)) })
 	m.Generations = slices.Clone(m.Generations)
 	own := slices.IndexFunc(m.Generations, func(g Generation) bool { return g.Backup == w.id })
 	if (own >= 0) != (len(frames) > 0) {
-		return Place{}, fmt.Errorf("write page map of file %d: %d frames, but generation %s is at %d in the map", file, len(frames), w.id, own)
+		return MapRef{}, fmt.Errorf("write page map of file %d: %d frames, but generation %s is at %d in the map", file, len(frames), w.id, own)
 	}
 
 	if own >= 0 {
 		if err := m.covered(own, frames); err != nil {
-			return Place{}, fmt.Errorf("write page map of file %d: %w", file, err)
+			return MapRef{}, fmt.Errorf("write page map of file %d: %w", file, err)
+		}
+	}
+
+	packs := slices.Clone(older)
+	for i, g := range m.Generations {
+		if i != own && !slices.Contains(packs, PackRef{g.Backup, g.Table.Pack}) {
+			return MapRef{}, fmt.Errorf("write page map of file %d: the pack with the frame table of generation %s is not among those that it leans on", file, g.Backup)
+		}
+	}
+	for i := range frames {
+		if ref := (PackRef{w.id, frames[i].Pack}); !slices.Contains(packs, ref) {
+			packs = append(packs, ref)
 		}
 	}
 
@@ -238,17 +252,19 @@ func (w *Writer) WriteMap(ctx context.Context, file uint32, frames []Frame, m Pa
 	if own >= 0 {
 		table, err := appendTable(nil, frames)
 		if err != nil {
-			return Place{}, fmt.Errorf("write frame table of file %d: %w", file, err)
+			return MapRef{}, fmt.Errorf("write frame table of file %d: %w", file, err)
 		}
 		place, err := w.maps.write(ctx, &frameHeader{kind: FrameTables, file: file}, nil, table)
 		if err != nil {
-			return Place{}, err
+			return MapRef{}, err
 		}
 		m.Generations[own].File, m.Generations[own].Table = file, place
+		packs = append(packs, PackRef{w.id, place.Pack})
 	}
 	b, err := m.append(nil)
 	if err != nil {
-		return Place{}, fmt.Errorf("write page map of file %d: %w", file, err)
+		return MapRef{}, fmt.Errorf("write page map of file %d: %w", file, err)
 	}
-	return w.maps.write(ctx, &frameHeader{kind: FramePageMap, file: file}, nil, b)
+	place, err := w.maps.write(ctx, &frameHeader{kind: FramePageMap, file: file}, nil, b)
+	return MapRef{Place: place, File: file, Packs: packs}, err
 }
