@@ -120,11 +120,18 @@ func (s *Source) Open(ctx context.Context, n pg.SegmentNumber) (wal.File, pg.Tim
 		name := pg.Segment{Timeline: t, Number: n}.Name(s.SegmentSize)
 		return nil, 0, fmt.Errorf("read segment %s from the archive: %w", name, fs.ErrNotExist)
 	}
-	f, err := s.archived(ctx, l.object.Object.Key)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("%s was listed, and is gone: %v", l.object.Object.Key, err)
-	}
+	f, err := s.listed(ctx, l.object.Object.Key)
 	return f, t, err
+}
+
+// listed gives an archived segment that a listing has shown: should it be gone,
+// that is no end of WAL.
+func (s *Source) listed(ctx context.Context, key string) (wal.File, error) {
+	f, err := s.archived(ctx, key)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%s was listed, and is gone: %v", key, err)
+	}
+	return f, err
 }
 
 const maxSourceMemory = 64 << 20
@@ -140,15 +147,17 @@ func (s *Source) archived(ctx context.Context, key string) (wal.File, error) {
 // streamed gives a segment that is not archived as far as it was streamed, nil
 // if nothing was.
 func (s *Source) streamed(ctx context.Context, i repo.Incarnation, n pg.SegmentNumber) (wal.File, error) {
-	chunks, err := s.Repo.Chunks(ctx, i, s.SegmentSize, n)
-	if err != nil || len(chunks) == 0 {
+	part, err := lookStreamed(ctx, s.Repo, i, s.SegmentSize, n)
+	if err != nil || part == nil {
 		return nil, err
 	}
-	f, err := s.read(func(w io.Writer) error { return writeStreamed(ctx, s.Repo, i, s.SegmentSize, n, chunks, w) })
-	if now := (errArchivedNow{}); errors.As(err, &now) {
-		return s.archived(ctx, now.key)
+	if part.archived == "" {
+		f, err := s.read(func(w io.Writer) error { return part.write(ctx, w) })
+		if part.archived == "" {
+			return f, err
+		}
 	}
-	return f, err
+	return s.listed(ctx, part.archived)
 }
 
 // read keeps what write writes.

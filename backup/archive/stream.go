@@ -135,54 +135,85 @@ func brokenStream(err error) error {
 	return finding.WithHint(err, "recovery ends before this chunk once it is removed from the repository; the segment itself may still be in a member's pg_wal")
 }
 
-// errArchivedNow means that a segment was archived while its chunks were read.
-type errArchivedNow struct{ key string }
-
-func (e errArchivedNow) Error() string { return e.key + " was archived meanwhile" }
-
-// streamedPut gives what puts a segment that is not archived at the destination
-// as far as it was streamed, with zeros behind it; nil if nothing was. Chunks
-// are removed after their segment is archived, so the last word has another
-// look for that.
-func (g *getter) streamedPut(ctx context.Context, i repo.Incarnation, size pg.SegmentSize, n pg.SegmentNumber) (func(context.Context) error, error) {
-	chunks, err := g.repo.Chunks(ctx, i, size, n)
-	if err != nil {
-		return nil, err
-	}
-	if len(chunks) == 0 {
-		l, err := locate(ctx, g.repo, i, size, n)
-		if err != nil || !l.found {
-			return nil, err
-		}
-		return g.segmentPut(l.object.Object.Key), nil
-	}
-	return func(ctx context.Context) error {
-		err := place(g.opts.Dest, func(w io.Writer) error { return writeStreamed(ctx, g.repo, i, size, n, chunks, w) })
-		if now := (errArchivedNow{}); errors.As(err, &now) {
-			return g.segmentPut(now.key)(ctx)
-		}
-		if err == nil {
-			g.log.InfoContext(ctx, "the segment is not archived; as much of it as was streamed is given", "file", g.opts.Name, "chunks", len(chunks))
-		}
-		return err
-	}, nil
+// streamedPart is a segment that was not archived a moment ago, as far as it was
+// streamed.
+type streamedPart struct {
+	repo   *repo.Repo
+	i      repo.Incarnation
+	size   pg.SegmentSize
+	number pg.SegmentNumber
+	chunks []repo.ChunkObject
+	// archived is the key of the segment if it has been archived since, which
+	// counts then in place of the chunks.
+	archived string
 }
 
-// writeStreamed writes a whole segment as far as it was streamed.
-func writeStreamed(ctx context.Context, r *repo.Repo, i repo.Incarnation, size pg.SegmentSize, n pg.SegmentNumber, chunks []repo.ChunkObject, w io.Writer) error {
-	length, readErr := readStreamed(ctx, r, chunks, w)
-	l, err := locate(ctx, r, i, size, n)
+// errArchivedNow means that a segment was archived while its chunks were read;
+// the part's archived tells where.
+var errArchivedNow = errors.New("the segment was archived meanwhile")
+
+// lookStreamed looks for the chunks of a segment that a listing did not show as
+// archived; nil: there is nothing of it. Chunks are removed after their segment
+// is archived, so that the last word has another look for that.
+func lookStreamed(ctx context.Context, r *repo.Repo, i repo.Incarnation, size pg.SegmentSize, n pg.SegmentNumber) (*streamedPart, error) {
+	s := &streamedPart{repo: r, i: i, size: size, number: n}
+	var err error
+	if s.chunks, err = r.Chunks(ctx, i, size, n); err != nil || len(s.chunks) > 0 {
+		return s, err
+	}
+	if found, err := s.look(ctx); err != nil || !found {
+		return nil, err
+	}
+	return s, nil
+}
+
+// look looks whether the segment is archived now.
+func (s *streamedPart) look(ctx context.Context) (found bool, err error) {
+	l, err := locate(ctx, s.repo, s.i, s.size, s.number)
+	if err == nil && l.found {
+		s.archived = l.object.Object.Key
+	}
+	return s.archived != "", err
+}
+
+// write writes a whole segment: what was streamed, and zeros behind it. It is an
+// errArchivedNow if the segment was archived meanwhile.
+func (s *streamedPart) write(ctx context.Context, w io.Writer) error {
+	length, readErr := readStreamed(ctx, s.repo, s.chunks, w)
+	found, err := s.look(ctx)
 	switch {
 	case err != nil:
 		return errors.Join(readErr, err)
-	case l.found:
-		return errArchivedNow{l.object.Object.Key}
+	case found:
+		return errArchivedNow
 	case errors.Is(readErr, fs.ErrNotExist):
 		return fmt.Errorf("a chunk of the segment was listed, and is gone: %v", readErr) // which proves nothing
 	case readErr != nil:
 		return readErr
 	}
-	return zeros(w, int64(size)-length)
+	return zeros(w, int64(s.size)-length)
+}
+
+// streamedPut gives what puts a segment that is not archived at the destination
+// as far as it was streamed; nil if nothing was.
+func (g *getter) streamedPut(ctx context.Context, i repo.Incarnation, size pg.SegmentSize, n pg.SegmentNumber) (func(context.Context) error, error) {
+	part, err := lookStreamed(ctx, g.repo, i, size, n)
+	switch {
+	case err != nil || part == nil:
+		return nil, err
+	case part.archived != "":
+		return g.segmentPut(part.archived), nil
+	}
+	return func(ctx context.Context) error {
+		err := place(g.opts.Dest, func(w io.Writer) error { return part.write(ctx, w) })
+		if errors.Is(err, errArchivedNow) {
+			return g.segmentPut(part.archived)(ctx)
+		}
+		if err == nil {
+			g.log.InfoContext(ctx, "the segment is not archived; as much of it as was streamed is given", "file", g.opts.Name, "chunks", len(part.chunks))
+		}
+		return err
+	}, nil
 }
 
 func zeros(w io.Writer, n int64) error {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -137,34 +138,54 @@ func TestABrokenStreamIsNoEnd(t *testing.T) {
 	}
 }
 
+// completing is a repository whose segment 5, streamed so far, is archived and its
+// chunks removed just before the first call of that kind to look for them or to
+// read one. happened says whether it has been.
+func completing(t *testing.T, one *builder, at storagetest.Verb) (r *repo.Repo, happened func() bool) {
+	inner := mem.New()
+	direct := repo.Open(inner, repotest.Cluster, repo.Options{})
+	dir, done := t.TempDir(), false
+	first := pg.FirstTimeline()
+	push(t, direct, one.save(t, dir, 4, ""))
+	path := one.save(t, dir, 5, "")
+	streamChunk(t, direct, first, 5, one.segments[5], 0, 1000)
+	streamChunk(t, direct, first, 5, one.segments[5], 1000, 5000)
+	r = repo.Open(storagetest.Faulty(inner, func(c storagetest.Call) (bool, error) {
+		if c.Verb == at && strings.Contains(c.Key, "/stream/") && !done {
+			done = true
+			push(t, direct, path)
+			if n, err := archive.RemoveStreamed(context.Background(), direct, repo.IncarnationOf(first), segSize, 5); n != 2 || err != nil {
+				t.Errorf("%d chunks removed, %v", n, err)
+			}
+		}
+		return true, nil
+	}), repotest.Cluster, repo.Options{})
+	return r, func() bool { return done }
+}
+
 // A segment that is archived, and its chunks removed, between two looks.
 func TestASegmentThatIsArchivedMeanwhileIsGivenWhole(t *testing.T) {
 	one := filled(1, 4, 5)
-	first := pg.FirstTimeline()
 	for _, at := range []storagetest.Verb{storagetest.List, storagetest.Get} {
-		t.Run(string(at), func(t *testing.T) {
-			inner := mem.New()
-			direct := repo.Open(inner, repotest.Cluster, repo.Options{})
-			dir, done := t.TempDir(), false
-			push(t, direct, one.save(t, dir, 4, ""))
-			path := one.save(t, dir, 5, "")
-			streamChunk(t, direct, first, 5, one.segments[5], 0, 1000)
-			streamChunk(t, direct, first, 5, one.segments[5], 1000, 5000)
-			r := repo.Open(storagetest.Faulty(inner, func(c storagetest.Call) (bool, error) {
-				if c.Verb == at && strings.Contains(c.Key, "/stream/") && !done {
-					done = true
-					push(t, direct, path)
-					if n, err := archive.RemoveStreamed(context.Background(), direct, repo.IncarnationOf(first), segSize, 5); n != 2 || err != nil {
-						t.Errorf("%d chunks removed, %v", n, err)
-					}
-				}
-				return true, nil
-			}), repotest.Cluster, repo.Options{})
-			dest := filepath.Join(dir, "RECOVERYXLOG")
-			if err := getStreamed(t, r, first, one.name(5), dest); err != nil || !done {
-				t.Fatal(done, err)
+		t.Run("fetched, before the first "+string(at), func(t *testing.T) {
+			r, happened := completing(t, one, at)
+			dest := filepath.Join(t.TempDir(), "RECOVERYXLOG")
+			if err := getStreamed(t, r, pg.FirstTimeline(), one.name(5), dest); err != nil || !happened() {
+				t.Fatal(happened(), err)
 			}
 			if got, err := os.ReadFile(dest); err != nil || !bytes.Equal(got, one.segments[5]) {
+				t.Errorf("it is not the whole segment, %v", err)
+			}
+		})
+		t.Run("read, before the first "+string(at), func(t *testing.T) {
+			r, happened := completing(t, one, at)
+			source := &archive.Source{Repo: r, History: pg.FirstTimeline(), SegmentSize: segSize, Streamed: true}
+			f, timeline, err := source.Open(t.Context(), 5)
+			if err != nil || !happened() || timeline != 1 {
+				t.Fatal(happened(), timeline, err)
+			}
+			defer f.Close()
+			if got, err := io.ReadAll(io.NewSectionReader(f, 0, int64(segSize)+1)); err != nil || !bytes.Equal(got, one.segments[5]) {
 				t.Errorf("it is not the whole segment, %v", err)
 			}
 		})
