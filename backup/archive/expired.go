@@ -25,11 +25,6 @@ type Expired map[repo.Incarnation][]SegmentRange
 // SegmentRange is a run of segments, both ends included.
 type SegmentRange struct{ First, Last pg.SegmentNumber }
 
-// Has reports whether a segment was removed on purpose.
-func (e Expired) Has(i repo.Incarnation, n pg.SegmentNumber) bool {
-	return slices.ContainsFunc(e[i], func(r SegmentRange) bool { return r.First <= n && n <= r.Last })
-}
-
 // Add takes another range of an incarnation.
 func (e Expired) Add(i repo.Incarnation, r SegmentRange) {
 	all := append(slices.Clone(e[i]), r)

@@ -82,35 +82,18 @@ type Status struct {
 // and judges it by names alone.
 func ReadStatus(ctx context.Context, r *repo.Repo, opts LineageOptions) (Status, error) {
 	var s Status
+	if err := s.list(ctx, r, opts); err != nil {
+		return s, err
+	}
+	// Expiry says what it removes before it does, so that whatever a listing
+	// misses for its sake is known afterwards.
 	events, err := r.Events(ctx)
 	if err != nil {
 		return s, err
 	}
 	s.Alarms = slices.DeleteFunc(alarms(events), func(a Alarm) bool { return a.Acknowledged })
-	if s.SegmentSize, err = SegmentSize(ctx, r); errors.Is(err, fs.ErrNotExist) {
+	if s.SegmentSize == 0 {
 		return s, nil
-	} else if err != nil {
-		return s, err
-	}
-	if s.Lineage, err = ResolveLineage(ctx, r, opts); err != nil {
-		if ctx.Err() != nil {
-			return s, err
-		}
-		s.Lineage, s.LineageError = Lineage{}, err
-	}
-	incarnations, err := r.Incarnations(ctx)
-	if err != nil {
-		return s, err
-	}
-	for _, i := range incarnations {
-		t := TimelineStatus{Incarnation: i}
-		for o, err := range r.Segments(ctx, i, s.SegmentSize, 0) {
-			if err != nil {
-				return s, fmt.Errorf("list archived WAL of timeline %s: %w", i, err)
-			}
-			t.add(o)
-		}
-		s.Timelines = append(s.Timelines, t)
 	}
 	s.judge()
 	gone, _ := expired(events)
@@ -119,6 +102,37 @@ func ReadStatus(ctx context.Context, r *repo.Repo, opts LineageOptions) (Status,
 		t.Holes = gone.without(t.Incarnation, t.Holes)
 	}
 	return s, s.readStreamed(ctx, r)
+}
+
+// list finds the history in force and lists the segments. Where nothing is
+// archived the segment size stays 0.
+func (s *Status) list(ctx context.Context, r *repo.Repo, opts LineageOptions) (err error) {
+	if s.SegmentSize, err = SegmentSize(ctx, r); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if s.Lineage, err = ResolveLineage(ctx, r, opts); err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		s.Lineage, s.LineageError = Lineage{}, err
+	}
+	incarnations, err := r.Incarnations(ctx)
+	if err != nil {
+		return err
+	}
+	for _, i := range incarnations {
+		t := TimelineStatus{Incarnation: i}
+		for o, err := range r.Segments(ctx, i, s.SegmentSize, 0) {
+			if err != nil {
+				return fmt.Errorf("list archived WAL of timeline %s: %w", i, err)
+			}
+			t.add(o)
+		}
+		s.Timelines = append(s.Timelines, t)
+	}
+	return nil
 }
 
 // readStreamed looks for chunks of the segment behind the last archived one.

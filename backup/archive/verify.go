@@ -36,14 +36,6 @@ type Verified struct {
 	// UnusedIndexes says of index objects why they were not used. Nothing is lost
 	// with one.
 	UnusedIndexes []error
-
-	expired Expired
-}
-
-// onPurpose reports whether a segment is missing because it was removed.
-func (v *Verified) onPurpose(f *Fault) bool {
-	own, ok := Ancestor(v.Lineage.History, f.Segment.Timeline)
-	return f.Kind == FaultMissing && ok && v.expired.Has(repo.IncarnationOf(own), f.Segment.Number)
 }
 
 // FaultSpan is one fault, or a run of segments that are all missing.
@@ -79,9 +71,6 @@ func Verify(ctx context.Context, r *repo.Repo, l Lineage, opts VerifyOptions) (V
 	if err != nil || len(objects) == 0 {
 		return v, err
 	}
-	if v.expired, err = ReadExpired(ctx, r); err != nil {
-		return v, err
-	}
 	v.SegmentSize = size
 	first, last := bounds(l.History, size, objects)
 	v.First = pg.Segment{Timeline: SegmentTimeline(l.History, size, first), Number: first}
@@ -105,7 +94,38 @@ func Verify(ctx context.Context, r *repo.Repo, l Lineage, opts VerifyOptions) (V
 			return v, fmt.Errorf("verify archived WAL: %w", err)
 		}
 	}
-	return v, nil
+	return v, v.forgive(ctx, r)
+}
+
+// forgive drops what is missing because it was removed on purpose, even while
+// the archive was verified: expiry says what it removes before it does.
+func (v *Verified) forgive(ctx context.Context, r *repo.Repo) error {
+	absent := func(f FaultSpan) bool { return f.Kind != FaultIndex && errors.Is(f.Err, fs.ErrNotExist) }
+	if !slices.ContainsFunc(v.Faults, absent) {
+		return nil
+	}
+	gone, err := ReadExpired(ctx, r)
+	if err != nil {
+		return err
+	}
+	var left []FaultSpan
+	for _, f := range v.Faults {
+		own, ok := Ancestor(v.Lineage.History, f.Segment.Timeline)
+		if !absent(f) || !ok {
+			left = append(left, f)
+			continue
+		}
+		for _, s := range gone.without(repo.IncarnationOf(own), []Span{{f.Segment, f.Last}}) {
+			if s.First != f.Segment {
+				f.Segment, f.At = s.First, v.SegmentSize.Start(s.First.Number)
+				f.Err = notArchived(s.First, v.SegmentSize)
+			}
+			f.Last = s.Last
+			left = append(left, f)
+		}
+	}
+	v.Faults = left
+	return nil
 }
 
 // bounds gives the outermost segments to be judged.
@@ -129,7 +149,7 @@ func (v *Verified) take(ctx context.Context, j *joiner, s *step) error {
 	if err != nil {
 		return err
 	}
-	if fault != nil && !v.onPurpose(fault) {
+	if fault != nil {
 		v.add(*fault)
 	}
 	if fault == nil || fault.Kind != FaultMissing {

@@ -149,7 +149,7 @@ func (w *walk) stepsOf(ctx context.Context, first, last pg.SegmentNumber, object
 func (w *walk) read(ctx context.Context, s stretch, objects []repo.WALObject, yield func(step) bool) error {
 	if s.missing {
 		g := pg.Segment{Timeline: s.run.incarnation.Timeline, Number: s.first}
-		yield(step{segment: g, err: fmt.Errorf("segment %s is not archived: %w", g.Name(w.size), fs.ErrNotExist)})
+		yield(step{segment: g, err: notArchived(g, w.size)})
 		return nil
 	}
 	var stale error
@@ -193,6 +193,10 @@ func (w *walk) read(ctx context.Context, s stretch, objects []repo.WALObject, yi
 		stale = nil // said once
 	}
 	return nil
+}
+
+func notArchived(g pg.Segment, size pg.SegmentSize) error {
+	return fmt.Errorf("segment %s is not archived: %w", g.Name(size), fs.ErrNotExist)
 }
 
 // readIndex reads a group's index. It is an fs.ErrNotExist if there is none;

@@ -2,7 +2,9 @@ package repo
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pgtender/pgtender/backup/storage"
@@ -84,9 +86,25 @@ func (r *Repo) PutEvent(ctx context.Context, e Event) (string, error) {
 	return r.Key(k), r.putJSON(ctx, k, docEvent, &e)
 }
 
+// eventLooks is how often events are listed while some are gone once they are
+// read.
+const eventLooks = 4
+
 // Events lists all events, oldest first. One that cannot be read is listed
-// with its error.
+// with its error. Who replaces events stores the new one first and then removes
+// the old ones; therefore, where one is gone since it was listed, all are listed
+// anew.
 func (r *Repo) Events(ctx context.Context) ([]StoredEvent, error) {
+	for look := 1; ; look++ {
+		out, err := r.events(ctx)
+		gone := slices.ContainsFunc(out, func(e StoredEvent) bool { return errors.Is(e.Err, storage.ErrNotExist) })
+		if err != nil || !gone || look == eventLooks {
+			return out, err
+		}
+	}
+}
+
+func (r *Repo) events(ctx context.Context) ([]StoredEvent, error) {
 	var out []StoredEvent
 	for o, err := range r.store.List(ctx, r.prefix+"event/", "") {
 		if err != nil {
