@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/pgtender/pgtender/backup/storage"
 )
@@ -14,7 +15,7 @@ import (
 // segment (KeepFileRestoredFromArchive, xlogarchive.c), and fetches the rest
 // again after a crash.
 func place(dest string, write func(io.Writer) error) error {
-	f, err := os.CreateTemp(filepath.Dir(dest), "."+filepath.Base(dest)+".*.pgtender-tmp")
+	f, err := createTemp(dest)
 	if err != nil {
 		return &localError{storage.NotAbsence(err)}
 	}
@@ -34,6 +35,14 @@ func place(dest string, write func(io.Writer) error) error {
 	}
 	return nil
 }
+
+// createTemp makes a file beside path for what is to get that name. If its process
+// is killed, sweepTemps removes it.
+func createTemp(path string) (*os.File, error) {
+	return os.CreateTemp(filepath.Dir(path), "."+strings.TrimPrefix(filepath.Base(path), ".")+".*"+tempSuffix)
+}
+
+const tempSuffix = ".pgtender-tmp"
 
 // localWriter marks its own failures, a full disk above all, so that nobody
 // waits for the store to mend them.

@@ -59,9 +59,7 @@ func (p *Prefetch) Run(ctx context.Context) error {
 		return ErrBusy
 	}
 	defer release()
-	for _, f := range s.files() {
-		os.Remove(s.path(f))
-	}
+	s.begin()
 	sweepTemps(p.WALDir)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -241,7 +239,7 @@ func (r *prefetching) fetch(ctx context.Context, o repo.WALObject, course int) {
 }
 
 func (r *prefetching) lay(ctx context.Context, o repo.WALObject, course int) (err error) {
-	f, err := os.CreateTemp(r.spool.dir, "tmp-*")
+	f, err := os.CreateTemp(r.spool.dir, layPrefix+"*")
 	if err != nil {
 		return err
 	}

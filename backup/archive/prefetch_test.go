@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/pgtender/pgtender/backup/archive"
@@ -290,24 +291,54 @@ func TestAPrefetchEnds(t *testing.T) {
 	})
 }
 
+func TestAPrefetchRemovesWhatAKilledOneLeft(t *testing.T) {
+	x := startRecovery(t, 14)
+	x.ask(t, 4)
+	spool := filepath.Join(x.dir, ".pgtender-spool")
+	unfinished := save(t, filepath.Join(spool, "tmp-1"), []byte("x"))
+	young := save(t, filepath.Join(spool, ".asked.1.pgtender-tmp"), []byte("x"))
+	old := save(t, filepath.Join(spool, ".asked.2.pgtender-tmp"), []byte("x"))
+	if err := os.Chtimes(old, longAgo, longAgo); err != nil {
+		t.Fatal(err)
+	}
+	x.prefetch(t, nil)
+	x.holds(t, 5, 6, 7, 8)
+	for path, want := range map[string]bool{unfinished: false, young: true, old: false} {
+		if _, err := os.Stat(path); (err == nil) != want {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}
+
+// longAgo is old by any clock, a fake one too.
+var longAgo = time.Date(1990, 1, 1, 0, 0, 0, 0, time.UTC)
+
 func TestWhatAKilledPrefetchLeftIsSweptInTime(t *testing.T) {
 	dir := mkdir(t, t.TempDir(), "pg_wal")
 	spool := mkdir(t, dir, ".pgtender-spool")
 	save(t, filepath.Join(spool, "tmp-1"), []byte("x"))
 	save(t, filepath.Join(spool, "asked"), []byte("x"))
 	temp := save(t, filepath.Join(dir, ".RECOVERYXLOG.1.pgtender-tmp"), []byte("x"))
+	hint := save(t, filepath.Join(dir, ".pgtender-seen.1.pgtender-tmp"), []byte("x"))
 	segment := save(t, filepath.Join(dir, "000000010000000000000001"), []byte("x"))
 	archive.Sweep(dir)
 	if _, err := os.Stat(temp); err != nil {
 		t.Error("a fetch that may be at work lost its file")
 	}
-	old := time.Now().Add(-time.Hour)
-	for _, path := range []string{temp, spool, segment} {
-		if err := os.Chtimes(path, old, old); err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { archive.Tidy(ctx, dir); close(done) }()
+		synctest.Wait()
+		for _, path := range []string{temp, hint, spool, segment} {
+			if err := os.Chtimes(path, longAgo, longAgo); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
-	archive.Sweep(dir)
+		time.Sleep(time.Hour)
+		stop()
+		<-done
+	})
 	left, err := os.ReadDir(dir)
 	if err != nil || len(left) != 1 || left[0].Name() != "000000010000000000000001" {
 		t.Errorf("left are %v, %v", left, err)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -70,7 +69,7 @@ func (s seen) write(path string) error { return replaceHint(path, s.encode()) }
 // replaceHint replaces a file that only makes things faster. What a crash of the
 // machine makes of it does not matter, so nothing is synced.
 func replaceHint(path string, content []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+"-*")
+	f, err := createTemp(path)
 	if err != nil {
 		return err
 	}

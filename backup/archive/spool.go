@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ import (
 //	                 ones to serve, its content to whom
 //	asked            the segment that was asked for last
 //	lock             held by the one Prefetch that works here
+//	tmp-*            a segment that it is laying down
 type Spool struct{ dir string }
 
 // SpoolIn gives the spool of a pg_wal. No backup takes it along.
@@ -145,6 +147,27 @@ func intact(path, name string) error {
 	return nil
 }
 
+// begin removes what an earlier Prefetch left, finished or not: only the one that
+// has the lock makes such files.
+func (s Spool) begin() {
+	for _, f := range s.files() {
+		os.Remove(s.path(f))
+	}
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), layPrefix) {
+			os.Remove(s.path(e.Name()))
+		}
+	}
+	sweepTemps(s.dir) // of commands that asked
+}
+
+// layPrefix begins the names of segments that are being laid down.
+const layPrefix = "tmp-"
+
 // clear removes everything but the lock.
 func (s Spool) clear() {
 	entries, err := os.ReadDir(s.dir)
@@ -178,15 +201,30 @@ func Sweep(walDir string) {
 	sweepTemps(walDir)
 }
 
+// Tidy is [Sweep] at once and every few minutes until ctx ends, for a daemon: what
+// it left itself when it was killed is too young to be removed when it starts.
+func Tidy(ctx context.Context, walDir string) {
+	ticker := time.NewTicker(strayAge)
+	defer ticker.Stop()
+	for {
+		Sweep(walDir)
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
 // stray reports whether nobody can be at work at a file any more.
 func stray(path string) bool {
 	info, err := os.Lstat(path)
 	return err == nil && time.Since(info.ModTime()) > strayAge
 }
 
-// sweepTemps removes what killed fetches left.
-func sweepTemps(walDir string) {
-	temps, err := filepath.Glob(filepath.Join(escapeGlob(walDir), ".*.pgtender-tmp"))
+// sweepTemps removes what killed processes left of createTemp's in a directory.
+func sweepTemps(dir string) {
+	temps, err := filepath.Glob(filepath.Join(escapeGlob(dir), ".*"+tempSuffix))
 	if err != nil {
 		return
 	}

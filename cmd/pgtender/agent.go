@@ -135,7 +135,6 @@ func (n *node) runAgent(ctx context.Context) error {
 		return err
 	}
 	defer release()
-	archive.Sweep(filepath.Join(dir, "pg_wal"))
 	s := &shared{node: n}
 	daemon := s.agent(filepath.Join(dir, "pg_wal"), fingerprint)
 	apart := n.apart()
@@ -147,6 +146,7 @@ func (n *node) runAgent(ctx context.Context) error {
 	n.log.InfoContext(ctx, "agent runs", "socket", n.Agent.Socket, "data_dir", dir)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return daemon.Run(ctx, l) })
+	g.Go(func() error { archive.Tidy(ctx, filepath.Join(dir, "pg_wal")); return nil })
 	if watcher != nil {
 		g.Go(func() error { return watcher.Run(ctx) })
 	}

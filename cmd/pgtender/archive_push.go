@@ -50,6 +50,7 @@ func (n *node) archivePush(ctx context.Context, path string) error {
 			return err
 		}
 		n.DataDir, n.foreign = dir, false
+		archive.Sweep(filepath.Dir(path)) // where no agent does
 	}
 	r, err := n.repositoryToWrite(ctx)
 	if err != nil {
