@@ -240,7 +240,7 @@ func (f *Facts) check(ctx context.Context, o GatherOptions) error {
 // look fills in what the archive holds for one candidate.
 func (c *Candidate) look(ctx context.Context, f *Facts, o GatherOptions) (err error) {
 	b := &c.Backup
-	if c.Cover, err = archive.Coverage(ctx, o.Repo, c.Lineage.History, b.SegmentSize, b.Start.LSN); err != nil {
+	if c.Cover, err = archive.CoverageStreamed(ctx, o.Repo, c.Lineage.History, b.SegmentSize, b.Start.LSN); err != nil {
 		return fmt.Errorf("see what the archive holds for backup %s: %w", c.ID, err)
 	}
 	c.Unchecked = false

@@ -20,7 +20,8 @@ type Cover struct {
 	// where the archive simply ends, it is the next to come.
 	Missing pg.Segment
 	// Streamed is how far receive has stored WAL of Missing, at which recovery
-	// can end; 0 if nothing of it. A backup's own WAL must be archived.
+	// can end; 0 if nothing of it, or if [CoverageStreamed] was not asked. A
+	// backup's own WAL must be archived.
 	Streamed pg.LSN
 	// Beyond is the number of archived segments of the history past Missing.
 	// More than none makes Missing a hole.
@@ -80,15 +81,21 @@ func Coverage(ctx context.Context, r *repo.Repo, h pg.History, size pg.SegmentSi
 		}
 		archived[o.Segment.Number] = o.Object.Size
 	}
-	c := cover(h, size, from, archived)
-	s, err := StreamedOf(ctx, r, h, size, c.Missing.Number)
+	return cover(h, size, from, archived), nil
+}
+
+// CoverageStreamed is [Coverage] for a recovery, which can end in WAL that is not
+// archived but streamed: by a request more it fills in Streamed.
+func CoverageStreamed(ctx context.Context, r *repo.Repo, h pg.History, size pg.SegmentSize, from pg.LSN) (Cover, error) {
+	c, err := Coverage(ctx, r, h, size, from)
 	if err != nil {
-		return Cover{}, err
+		return c, err
 	}
-	if s.End > c.Until {
+	s, err := StreamedOf(ctx, r, h, size, c.Missing.Number)
+	if err == nil && s.End > c.Until {
 		c.Streamed = s.End
 	}
-	return c, nil
+	return c, err
 }
 
 // Along lists the archived segments that h is made of, from number from on, in

@@ -223,6 +223,12 @@ func (c *checkup) checkPrimary(ctx context.Context) {
 	}
 	c.archiver = &stats
 	c.found = append(c.found, judgeArchiver(stats, c.cluster.Leader)...)
+	slots, err := conn.PhysicalSlots(ctx)
+	if err != nil {
+		c.fail(err, "the leader's replication slots cannot be listed", "")
+		return
+	}
+	c.found = append(c.found, judgeReceiver(slots, c.Receive.Slot, c.cluster.Dynamic, c.cluster.Leader)...)
 }
 
 // checkRepository tries the repository out and looks at what is in it.

@@ -115,6 +115,29 @@ func judgeArchiver(s server.ArchiverStats, leader string) []finding.Finding {
 	return j
 }
 
+// judgeReceiver judges by the leader's slots what holds WAL for a receiver, if one
+// works: Patroni drops slots that it does not know.
+func judgeReceiver(slots []server.Slot, name string, d patroni.Dynamic, leader string) []finding.Finding {
+	var j judgement
+	kept := d.Known && keepsSlot(d, name)
+	declare := fmt.Sprintf("patronictl edit-config -s 'slots.%s.type=physical'", name)
+	for _, s := range slots {
+		switch {
+		case s.Name == name && s.WALStatus == "lost":
+			j.add(finding.Warning, "is pgtender receive running? It makes the slot anew; raise max_slot_wal_keep_size if it may be away for long",
+				"replication slot %s on %s has lost the WAL that it held for the receiver", name, leader)
+		case !d.Known:
+		case s.Name == name && kept:
+			j.add(finding.OK, "", "WAL is held for the receiver by slot %s on %s, which Patroni keeps", name, leader)
+		case s.Name == name:
+			j.add(finding.Warning, declare, "replication slot %s on %s, which holds WAL for the receiver, is not declared to Patroni, which drops it sooner or later", name, leader)
+		case s.Temporary && strings.HasPrefix(s.Name, name+"_") && !kept:
+			j.add(finding.Warning, declare, "slot %s is not declared to Patroni: %s holds WAL for the receiver only while it runs", name, leader)
+		}
+	}
+	return j
+}
+
 // judgeArchived compares what the leader says it archived with what is there:
 // if its last segment is missing, it writes to another place.
 func judgeArchived(s server.ArchiverStats, status *archive.Status, leader string) []finding.Finding {

@@ -138,7 +138,7 @@ func TestWhatIsSaidToBeStoredIs(t *testing.T) {
 	opts.Backoff = 10 * time.Millisecond
 	said := pg.LSN(0)
 	holds := func() pg.LSN {
-		cover, err := archive.Coverage(context.WithoutCancel(t.Context()), direct, first, segSize, begin)
+		cover, err := archive.CoverageStreamed(context.WithoutCancel(t.Context()), direct, first, segSize, begin)
 		if err != nil {
 			t.Error(err)
 		}

@@ -171,7 +171,7 @@ func (s *site) kill() {
 // end gives how far the repository leads along a history from a position on.
 func (s *site) end(h pg.History, from pg.LSN) pg.LSN {
 	s.t.Helper()
-	c, err := archive.Coverage(s.t.Context(), s.repo, h, segSize, from)
+	c, err := archive.CoverageStreamed(s.t.Context(), s.repo, h, segSize, from)
 	if err != nil {
 		s.t.Fatal(err)
 	}
