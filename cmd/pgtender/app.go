@@ -64,7 +64,7 @@ func run(ctx context.Context, args, environ []string, s streams) int {
 	if isArchiveGet(root, cmd, args) {
 		return archiveGetCode(ctx, err, standbyMode(dataDirOf(cmd.Flags().Arg(1))))
 	}
-	return exitCode(err)
+	return exitCode(ctx, err)
 }
 
 func (a *app) root() *cobra.Command {

@@ -115,20 +115,13 @@ func isArchiveGet(root, cmd *cobra.Command, args []string) bool {
 	})
 }
 
-// archiveGetCode maps the error of archive-get to its exit status. standby says
-// that standby.signal is in force in the data directory concerned.
+// archiveGetCode is [exitCode] for archive-get, which has to say that something
+// failed in a way that recovery does not take for the end of the archive, unless
+// standby.signal is in force in the data directory concerned.
 func archiveGetCode(ctx context.Context, err error, standby bool) int {
-	var signal signalled
-	var chosen exitError
-	switch {
-	case err == nil:
-		return exitOK
-	case errors.As(context.Cause(ctx), &signal):
-		return exitSignal + int(signal.sig)
-	case errors.As(err, &chosen):
-		return chosen.code
-	case standby:
-		return exitCode(err)
+	code := exitCode(ctx, err)
+	if chosen := (exitError{}); code == exitOK || code > exitSignal || standby || errors.As(err, &chosen) {
+		return code
 	}
 	return exitStop
 }

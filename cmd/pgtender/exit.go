@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -13,17 +14,24 @@ const (
 	exitFailed = 1 // failed, refused, or a check found something that would fail
 	exitUsage  = 2 // wrong usage or configuration; nothing was tried
 
-	// archive-get only. Recovery stops at a status above 125 (RestoreArchivedFile
-	// in PostgreSQL's xlogarchive.c), and takes any other for "not there". 126
-	// and 127 would do, but PostgreSQL explains them as a shell's.
-	exitStop   = 255
-	exitSignal = 128 // plus the signal's number
+	// exitSignal, plus the signal's number, is that of a command which a signal
+	// ended, as shells count it. PostgreSQL tells by it a command that was
+	// stopped along with the server from one that failed (shell_archive_file in
+	// shell_archive.c, RestoreArchivedFile in xlogarchive.c, which also takes any
+	// status up to 125 for "not there").
+	exitSignal = 128
+
+	// exitStop is archive-get's alone, for all that is neither success nor
+	// proved absence: recovery stops at it. 126 and 127 would do, but PostgreSQL
+	// explains them as a shell's.
+	exitStop = 255
 )
 
 const exitHelp = `Exit status:
   0  done, or nothing to do
   1  failed or refused; the message says what happened and what to do now
-  2  wrong usage or configuration; nothing was tried`
+  2  wrong usage or configuration; nothing was tried
+Ended by a signal: 128 and its number`
 
 // usageError marks an error as the caller's: flags, arguments, configuration.
 type usageError struct{ err error }
@@ -47,13 +55,17 @@ func (e exitError) Error() string {
 }
 func (e exitError) Unwrap() error { return e.err }
 
-// exitCode is the one place that maps an error to an exit status.
-func exitCode(err error) int {
+// exitCode is the one place that maps the error of a command, which ran under
+// ctx, to an exit status.
+func exitCode(ctx context.Context, err error) int {
+	var signal signalled
 	var chosen exitError
 	var usage usageError
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.As(context.Cause(ctx), &signal):
+		return exitSignal + int(signal.sig)
 	case errors.As(err, &chosen):
 		return chosen.code
 	case errors.As(err, &usage):

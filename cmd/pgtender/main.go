@@ -9,9 +9,10 @@ package main
 import (
 	"context"
 	"os"
-	"os/signal"
 	"runtime/debug"
 	"syscall"
+
+	"github.com/pgtender/pgtender/internal/quit"
 )
 
 func main() { os.Exit(process(run)) }
@@ -41,15 +42,22 @@ func (s signalled) Error() string { return "received signal " + s.sig.String() }
 // ends the process at once.
 func notify(parent context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(parent)
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT)
-	go func() {
-		select {
-		case s := <-signals:
-			signal.Stop(signals)
-			cancel(signalled{s.(syscall.Signal)})
-		case <-ctx.Done():
-		}
-	}()
-	return ctx, func() { signal.Stop(signals); cancel(nil) }
+	signals := quit.Notify(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	end := func(s os.Signal) {
+		quit.Stop()
+		cancel(signalled{s.(syscall.Signal)})
+	}
+	select {
+	case s := <-signals: // it came before us
+		end(s)
+	default:
+		go func() {
+			select {
+			case s := <-signals:
+				end(s)
+			case <-ctx.Done():
+			}
+		}()
+	}
+	return ctx, func() { quit.Stop(); cancel(nil) }
 }

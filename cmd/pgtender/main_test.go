@@ -16,17 +16,27 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pgtender/pgtender/internal/pg"
+	"github.com/pgtender/pgtender/internal/quit"
 )
 
 // The test binary runs again as the command itself, from scripts and from tests
 // that need a process of its own.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
+	testscript.Main(tests{m}, map[string]func(){
 		"pgtender": main,
 		"pgtender-panics": func() {
 			os.Exit(process(func(context.Context, []string, []string, streams) int { panic("a fault of the program") }))
 		},
 	})
+}
+
+// tests are run with SIGQUIT as Go has it: go test asks so for the stacks of a
+// test that hangs.
+type tests struct{ *testing.M }
+
+func (t tests) Run() int {
+	quit.Stop()
+	return t.M.Run()
 }
 
 // Whoever types --help sees how it is used, and what the exit status means.

@@ -29,6 +29,7 @@ var allowed = map[string][]string{
 	"internal/finding":    {},
 	"internal/config":     {},
 	"internal/arch":       {},
+	"internal/quit":       {},
 	"internal/servertest": {},
 	"internal/soak":       {},
 	"internal/pgtest":     {"internal/pg", "internal/pg/server", "internal/servertest"},
