@@ -1,7 +1,6 @@
 package catchup
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"iter"
@@ -30,14 +29,14 @@ func (f *Facts) cost(ctx context.Context, r *repo.Repo, c *Candidate, changes *w
 		return Cost{}, err
 	}
 	out := Cost{Requests: int64(len(m.Packs)/4096 + 2)}
-	k := counter{cost: &out}
-	for read, err := range m.Locate(ctx, d.wants(m.Entries(ctx), &out)) {
+	for request, err := range repo.Requests(m.Locate(ctx, d.wants(m.Entries(ctx), &out)), repo.FetchOptions{}) {
 		if err != nil {
 			return Cost{}, fmt.Errorf("cost backup %s: %w", c.ID, err)
 		}
-		k.add(read)
+		_, length := repo.Span(request)
+		out.Fetch += int64(length)
+		out.Requests++
 	}
-	k.flush()
 	return out, nil
 }
 
@@ -72,47 +71,6 @@ func (d *delta) wants(entries iter.Seq2[repo.Entry, error], c *Cost) iter.Seq2[r
 // server starts.
 func notRestored(path string) bool {
 	return slices.Contains(strings.Split(path, "/"), workName) || isSignal(path)
-}
-
-// counter counts requests as a fetch would make them: neighbours are read
-// together.
-type counter struct {
-	cost   *Cost
-	window []repo.Read
-}
-
-const (
-	countWindow = 16384
-	countGap    = 64 << 10
-	countRange  = 8 << 20
-)
-
-func (k *counter) add(r repo.Read) {
-	if k.window = append(k.window, r); len(k.window) == countWindow {
-		k.flush()
-	}
-}
-
-func (k *counter) flush() {
-	slices.SortFunc(k.window, func(a, b repo.Read) int {
-		return cmp.Or(cmp.Compare(a.Backup, b.Backup), cmp.Compare(a.Pack, b.Pack), cmp.Compare(a.Offset, b.Offset))
-	})
-	var start, end uint64
-	var last repo.PackRef
-	for _, r := range k.window {
-		in, next := repo.PackRef{Backup: r.Backup, Number: r.Pack}, r.Offset+uint64(r.Length)
-		if in != last || r.Offset > end+countGap || next-start > countRange {
-			k.cost.Requests++
-			k.cost.Fetch += int64(r.Length)
-			last, start, end = in, r.Offset, next
-			continue
-		}
-		if next > end {
-			k.cost.Fetch += int64(next - end) // what lies between is read too
-			end = next
-		}
-	}
-	k.window = k.window[:0]
 }
 
 // What a plan's seconds rest on. They only have to be right about which way is

@@ -129,9 +129,16 @@ func (s *step) wanting() func(uint32) bool {
 	return nil
 }
 
-// serverFiles are the names at the top of a data directory that are a server's,
-// besides base, global and what begins with "pg_".
-var serverFiles = []string{"PG_VERSION", "backup_label", "tablespace_map"}
+// serverFiles and serverDirs are the names at the top of a data directory that
+// are a server's (subdirs, initdb.c). A log directory that somebody called pg_log
+// is not.
+var (
+	serverFiles = []string{"PG_VERSION", "backup_label", "tablespace_map"}
+	serverDirs  = []string{
+		"base", "global", "pg_commit_ts", "pg_dynshmem", "pg_logical", "pg_multixact", "pg_notify", "pg_replslot", "pg_serial",
+		"pg_snapshots", "pg_stat", "pg_stat_tmp", "pg_subtrans", "pg_tblspc", "pg_twophase", "pg_wal", "pg_xact",
+	}
+)
 
 // operators reports whether a path belongs to whoever runs the server: the
 // configuration above all. What the directory has of it stays.
@@ -143,11 +150,8 @@ func operators(path string) bool {
 // serversOwn reports whether a name at the top of a data directory is the
 // server's.
 func serversOwn(top string, dir bool) bool {
-	switch {
-	case dir:
-		return top == "base" || top == "global" || strings.HasPrefix(top, "pg_")
-	case strings.HasPrefix(top, "pg_"):
-		return top != "pg_hba.conf" && top != "pg_ident.conf" && !strings.HasSuffix(top, ".backup")
+	if dir {
+		return slices.Contains(serverDirs, top)
 	}
 	return slices.Contains(serverFiles, top)
 }

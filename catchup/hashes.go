@@ -1,12 +1,15 @@
 package catchup
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"os"
+	"slices"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -84,17 +87,22 @@ func (h *hashes) differing(ctx context.Context, reads []repo.Read) ([]repo.Read,
 		return nil, err
 	}
 	defer f.Close() // opened for reading
+	pages, err := h.pages(ctx, reads)
+	if err != nil {
+		return nil, err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(h.opts.Workers)
-	for i := range reads {
-		want, err := h.hashesOf(ctx, &reads[i])
-		if err != nil {
-			return nil, errors.Join(err, g.Wait())
-		}
-		g.Go(func() error { return h.compare(ctx, f, &reads[i], want) })
+	for run := range runs(pages) {
+		g.Go(func() error { return h.compare(ctx, f, &e, run) })
 	}
 	if err := g.Wait(); err != nil {
 		return nil, fmt.Errorf("compare %s: %w", e.Path, err)
+	}
+	for _, p := range pages {
+		if p.equal {
+			reads[p.read].Live &^= 1 << p.bit
+		}
 	}
 	var rest []repo.Read
 	bytes := int64(0)
@@ -131,30 +139,95 @@ func pageOf(r *repo.Read, i int) uint32 {
 	return r.First + uint32(i)
 }
 
-// compare takes the pages out of a read that the file has.
-func (h *hashes) compare(ctx context.Context, f io.ReaderAt, r *repo.Read, want []uint64) error {
+// hashedPage is one page that is wanted unless the file has it.
+type hashedPage struct {
+	number uint32
+	bit    uint8 // of the read's Live
+	equal  bool
+	read   int // which of the file's reads brings it
+	hash   uint64
+}
+
+// pages lists the pages that the reads of a file would bring, ascending.
+func (h *hashes) pages(ctx context.Context, reads []repo.Read) ([]hashedPage, error) {
+	var out []hashedPage
+	for i := range reads {
+		r := &reads[i]
+		want, err := h.hashesOf(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		for bit := range int(r.Count) {
+			if r.Live>>bit&1 == 1 {
+				out = append(out, hashedPage{number: pageOf(r, bit), bit: uint8(bit), read: i, hash: want[bit]})
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b hashedPage) int { return cmp.Compare(a.number, b.number) })
+	return out, nil
+}
+
+// runPages is how many pages are read at once, and gapPages how many are read
+// although nobody asks for them: the repository has most files page by page, in
+// whatever generation.
+const (
+	runPages = 128
+	gapPages = 15
+)
+
+// runs cuts a file's pages into what is read at once.
+func runs(pages []hashedPage) iter.Seq[[]hashedPage] {
+	return func(yield func([]hashedPage) bool) {
+		for first := 0; first < len(pages); {
+			n := first + 1
+			for n < len(pages) && pages[n].number-pages[first].number < runPages && pages[n].number-pages[n-1].number <= gapPages+1 {
+				n++
+			}
+			if !yield(pages[first:n:n]) {
+				return
+			}
+			first = n
+		}
+	}
+}
+
+// compare marks the pages of a run that the file has.
+func (h *hashes) compare(ctx context.Context, f io.ReaderAt, e *repo.Entry, run []hashedPage) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	buf := make([]byte, h.delta.blockSize)
-	for i := range int(r.Count) {
-		if r.Live>>i&1 == 0 {
-			continue
-		}
-		at := int64(pageOf(r, i)) * h.delta.blockSize
-		page := buf[:min(h.delta.blockSize, r.Size-at)]
-		switch _, err := f.ReadAt(page, at); {
-		case err == nil:
-			if repo.PageHash(page) == want[i] {
-				r.Live &^= 1 << i
+	size := h.delta.blockSize
+	start, end := int64(run[0].number)*size, min(int64(run[len(run)-1].number+1)*size, e.Size)
+	buf := runBuffers.Get().(*[]byte)
+	defer runBuffers.Put(buf)
+	if int64(len(*buf)) < end-start {
+		*buf = make([]byte, max(end-start, runPages*size))
+	}
+	n, err := f.ReadAt((*buf)[:end-start], start)
+	have := (*buf)[:n]
+	if err != nil && !errors.Is(err, io.EOF) && len(run) > 1 {
+		// A bad sector spoils its page, not the others.
+		for i := range run {
+			if err := h.compare(ctx, f, e, run[i:i+1]); err != nil {
+				return err
 			}
-		case !errors.Is(err, io.EOF):
-			// A bad sector is what a rewrite mends.
-			h.log.WarnContext(ctx, "page cannot be read and is fetched", "page", pageOf(r, i), "error", err)
 		}
+		return nil
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		// That is what a rewrite mends.
+		h.log.WarnContext(ctx, "page cannot be read and is fetched", "page", run[0].number, "error", err)
+		return nil
+	}
+	for i := range run {
+		from := int64(run[i].number)*size - start
+		to := min(from+size, end-start)
+		run[i].equal = to <= int64(len(have)) && repo.PageHash(have[from:to]) == run[i].hash
 	}
 	return nil
 }
+
+var runBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
 // hashesOf gives the hashes of a frame's pages.
 func (h *hashes) hashesOf(ctx context.Context, r *repo.Read) ([]uint64, error) {

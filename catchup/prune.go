@@ -169,14 +169,19 @@ func (p *pruner) below(ctx context.Context, dir, name string) error {
 	return nil
 }
 
-// leavePlaces empties the directories of tablespaces that are not coming back.
+// leavePlaces empties the directories that old data had and that are not coming
+// back: those of tablespaces, and where pg_wal led to. The latter itself stays,
+// for somebody has made it for the server.
 func (r *runner) leavePlaces(old []Place) error {
 	for _, p := range old {
-		if p.OID == 0 || slices.ContainsFunc(r.plan.Places, func(n Place) bool { return n.Path == p.Path }) {
+		if slices.ContainsFunc(r.plan.Places, func(n Place) bool { return n.Path == p.Path }) {
 			continue
 		}
 		if err := removeBelow(p.Path); err != nil {
 			return fmt.Errorf("empty %s: %w", p.Path, err)
+		}
+		if p.OID == 0 {
+			continue
 		}
 		if err := r.files.Remove(p.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove tablespace directory: %w", err)

@@ -68,41 +68,83 @@ func (m *Manifest) Fetch(ctx context.Context, reads iter.Seq2[Read, error], opts
 	}
 	g.Go(func() error {
 		defer close(ranges)
-		var window []Read
-		for r, err := range reads {
+		for batch, err := range Requests(m.within(reads), opts) {
 			if err != nil {
 				return err
 			}
-			if err := m.index.within(r.Backup, r.Place); err != nil {
-				return &CorruptError{Key: m.key, Offset: -1, What: err.Error()}
-			}
-			if window = append(window, r); len(window) == opts.Window {
-				if err := send(ctx, ranges, window, opts); err != nil {
-					return err
-				}
-				window = make([]Read, 0, opts.Window) // workers still hold parts of the old one
+			select {
+			case ranges <- batch:
+			case <-ctx.Done():
+				return context.Cause(ctx)
 			}
 		}
-		return send(ctx, ranges, window, opts)
+		return nil
 	})
 	return g.Wait()
 }
 
-// send sorts a window and cuts it into ranges.
-func send(ctx context.Context, out chan<- []Read, window []Read, opts FetchOptions) error {
+// within passes on the reads that lie in the packs that the manifest lists.
+func (m *Manifest) within(reads iter.Seq2[Read, error]) iter.Seq2[Read, error] {
+	return func(yield func(Read, error) bool) {
+		for r, err := range reads {
+			if err == nil {
+				if fault := m.index.within(r.Backup, r.Place); fault != nil {
+					err = &CorruptError{Key: m.key, Offset: -1, What: fault.Error()}
+				}
+			}
+			if !yield(r, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// Requests groups reads as [Manifest.Fetch] asks for them: what is in one group
+// lies in one pack, in the order of its offsets, and is read at once with all
+// that lies between; see [Span]. The groups are the caller's to keep.
+func Requests(reads iter.Seq2[Read, error], opts FetchOptions) iter.Seq2[[]Read, error] {
+	opts = opts.filled()
+	return func(yield func([]Read, error) bool) {
+		var window []Read
+		for r, err := range reads {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if window = append(window, r); len(window) < opts.Window {
+				continue
+			}
+			if !cut(window, opts, yield) {
+				return
+			}
+			window = make([]Read, 0, opts.Window) // parts of the old one are the caller's
+		}
+		cut(window, opts, yield)
+	}
+}
+
+// cut sorts a window and cuts it into groups.
+func cut(window []Read, opts FetchOptions, yield func([]Read, error) bool) bool {
 	slices.SortFunc(window, func(a, b Read) int {
 		return cmp.Or(cmp.Compare(a.Backup, b.Backup), cmp.Compare(a.Pack, b.Pack), cmp.Compare(a.Offset, b.Offset), cmp.Compare(a.Member, b.Member))
 	})
 	for len(window) > 0 {
 		n := rangeLen(window, opts)
-		select {
-		case out <- window[:n:n]:
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		if !yield(window[:n:n], nil) {
+			return false
 		}
 		window = window[n:]
 	}
-	return nil
+	return true
+}
+
+// Span gives the part of its pack that one of the groups of [Requests] takes.
+func Span(reads []Read) (offset, length uint64) {
+	start, end := reads[0].Offset, uint64(0)
+	for i := range reads {
+		end = max(end, reads[i].Offset+uint64(reads[i].Length))
+	}
+	return start, end - start
 }
 
 // rangeLen is how many of the sorted reads one request serves.
@@ -131,11 +173,8 @@ type fetcher struct {
 func (w *fetcher) fetch(ctx context.Context, reads []Read) error {
 	ref := PackRef{Backup: reads[0].Backup, Number: reads[0].Pack}
 	key := w.m.repo.packKey(ref)
-	start, end := reads[0].Offset, uint64(0)
-	for i := range reads {
-		end = max(end, reads[i].Offset+uint64(reads[i].Length))
-	}
-	w.buf = sized(w.buf, int(end-start))
+	start, length := Span(reads)
+	w.buf = sized(w.buf, int(length))
 	if err := w.m.repo.readInto(ctx, key, int64(start), w.buf); err != nil {
 		return err
 	}

@@ -118,6 +118,8 @@ type drill struct {
 	owner  *owner // who runs the server; nil: this process's user
 	bin    string // directory of the server programs
 	dir    string
+
+	libraries []string // that the cluster loads, and this server does not
 }
 
 func (d *drill) fault(format string, args ...any) {

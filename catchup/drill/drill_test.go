@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -66,6 +68,37 @@ func openRepo(ctx context.Context, dir, system string) (*repo.Repo, error) {
 	return repo.Open(s, repo.ClusterID{Scope: "demo", SystemID: id}, repo.Options{}), nil
 }
 
+// hostile gives a cluster settings that its own server has not read yet, and with
+// which a copy would not start, or would reach outside. It gives the file that a
+// command among them makes.
+func hostile(t *testing.T, c *pgtest.Cluster) string {
+	t.Helper()
+	reached := filepath.Join(pgtest.Dir(t), "reached")
+	for name, value := range map[string]string{
+		"shared_preload_libraries": "no_such_library, another", "listen_addresses": "192.0.2.1", "synchronous_standby_names": "nobody",
+		"ssl": "on", "ssl_cert_file": "/nowhere/cert", "primary_conninfo": "host=192.0.2.1", "external_pid_file": reached,
+		"archive_cleanup_command": "touch " + reached, "recovery_end_command": "touch " + reached,
+	} {
+		quoted := "'" + value + "'"
+		if name == "shared_preload_libraries" {
+			quoted = value
+		}
+		c.Exec(t, "ALTER SYSTEM SET "+name+" = "+quoted)
+	}
+	c.Exec(t, "CREATE DATABASE closed")
+	c.Exec(t, "ALTER DATABASE closed SET session_preload_libraries = 'no_such_library'")
+	c.Exec(t, "ALTER DATABASE closed SET zero_damaged_pages = on")
+	auto, err := os.OpenFile(filepath.Join(c.DataDir, "postgresql.auto.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	if err == nil {
+		_, err = auto.WriteString("include '/nowhere/more.conf'\n")
+		err = errors.Join(err, auto.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return reached
+}
+
 func TestABackupIsTried(t *testing.T) {
 	c := pgtest.New(t, pgtest.Options{Major: pgtest.DefaultMajor, Checksums: true})
 	store := pgtest.Dir(t)
@@ -84,6 +117,7 @@ func TestABackupIsTried(t *testing.T) {
 	c.Exec(t, "CREATE TABLE numbers AS SELECT generate_series(1, 5000) AS n; CREATE INDEX ON numbers (n)")
 	c.Exec(t, fmt.Sprintf("CREATE TABLESPACE other LOCATION '%s'", space))
 	c.Exec(t, "CREATE TABLE elsewhere (n int) TABLESPACE other; INSERT INTO elsewhere VALUES (42)")
+	reached := hostile(t, c)
 	taken, err := backup.Take(t.Context(), backup.Options{
 		Repo: r, DataDir: c.DataDir, Source: func(ctx context.Context) (*server.Conn, error) { return server.Connect(ctx, c.Options()) },
 		Member: "m1", Host: "h1", ToolVersion: "test", Fast: true, ArchiveTimeout: time.Minute,
@@ -108,9 +142,17 @@ func TestABackupIsTried(t *testing.T) {
 		return result
 	}
 
-	got := run(drill.Check{SQL: "SELECT count(*), sum(n) FROM numbers", Expect: text("5000|12502500\n")}, drill.Check{SQL: "SELECT n FROM elsewhere", Expect: text("42")}, drill.Check{SQL: "SELECT 1"})
-	if !got.OK || got.Backup != taken.Backup.ID || got.Consistent < taken.Backup.Stop.LSN || len(got.Checks) != 5 {
+	got := run(drill.Check{SQL: "SELECT count(*), sum(n) FROM numbers", Expect: text("5000|12502500\n")}, drill.Check{SQL: "SELECT n FROM elsewhere", Expect: text("42")}, drill.Check{SQL: "SELECT 1"},
+		drill.Check{Database: "closed", SQL: "SELECT current_setting('archive_mode'), current_setting('listen_addresses'), current_setting('shared_preload_libraries'), " +
+			"current_setting('session_preload_libraries'), current_setting('zero_damaged_pages'), current_setting('max_logical_replication_workers')", Expect: text("off||||off|0")})
+	if !got.OK || got.Backup != taken.Backup.ID || got.Consistent < taken.Backup.Stop.LSN || len(got.Checks) != 6 {
 		t.Errorf("%+v", got)
+	}
+	if !slices.Contains(got.Skipped, "shared_preload_libraries: not loaded: no_such_library, another") {
+		t.Errorf("skipped: %q", got.Skipped)
+	}
+	if _, err := os.Lstat(reached); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the server ran a command of the cluster's: %v", err)
 	}
 	for _, check := range got.Checks {
 		if !check.OK || check.Got == "0 bytes" && check.SQL == "pg_dumpall" {

@@ -9,10 +9,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/pgtender/pgtender/internal/finding"
 	"github.com/pgtender/pgtender/internal/pg/server"
 )
 
@@ -21,27 +23,39 @@ import (
 // not have. hot_standby is off: with it recovery insists on the primary's limits
 // (CheckRequiredParameterValues, xlogrecovery.c). Prepared transactions of the
 // backup must find room. A crash of the scratch directory costs nothing.
-const conf = `listen_addresses = ''
-unix_socket_directories = '%s'
-unix_socket_permissions = 0700
+const conf = `unix_socket_permissions = 0700
 hba_file = '%s'
 ident_file = '%s'
-hot_standby = off
 max_connections = 20
-max_prepared_transactions = 1000
 max_worker_processes = 8
 shared_buffers = 64MB
 fsync = off
 autovacuum = off
-logging_collector = off
 `
 
-// override is said on the command line, where it wins over what the cluster has
-// in postgresql.auto.conf.
+// override is said on the command line, where it wins over every file. Nothing
+// is loaded, called or connected to: libraries that are not installed here would
+// keep the server from starting, others would begin to work as on the source,
+// and so would subscriptions.
 var override = []string{
-	"archive_mode=off", "ssl=off", "listen_addresses=", "hot_standby=off", "primary_conninfo=", "primary_slot_name=", "logging_collector=off",
-	"log_destination=stderr", "max_prepared_transactions=1000", "huge_pages=off", "shared_buffers=64MB",
+	"listen_addresses=", "ssl=off", "bonjour=off", "external_pid_file=",
+	"shared_preload_libraries=", "session_preload_libraries=", "local_preload_libraries=", "jit=off",
+	"archive_mode=off", "archive_command=", "archive_cleanup_command=", "recovery_end_command=",
+	"primary_conninfo=", "primary_slot_name=", "hot_standby=off", "synchronous_standby_names=",
+	"max_logical_replication_workers=0", "max_prepared_transactions=1000",
+	"logging_collector=off", "log_destination=stderr", "huge_pages=off",
+	"ignore_checksum_failure=off", "zero_damaged_pages=off",
 }
+
+// since are overrides that older servers do not know.
+var since = map[int][]string{
+	15: {"archive_library="},
+	17: {"event_triggers=off", "sync_replication_slots=off", "summarize_wal=off"},
+}
+
+// clientOptions are for sessions, where they win over what ALTER DATABASE and
+// ALTER ROLE have set (GucSource, utils/guc.h).
+const clientOptions = "-c session_preload_libraries= -c local_preload_libraries= -c ignore_checksum_failure=off -c zero_damaged_pages=off"
 
 // port is but a part of the socket's name.
 const port = 5432
@@ -80,11 +94,25 @@ func (d *drill) serve(ctx context.Context) error {
 	return nil
 }
 
+// overrides are those that the server knows.
+func (d *drill) overrides() []string {
+	out := slices.Clone(override)
+	for major, more := range since {
+		if d.backup.Major() >= major {
+			out = append(out, more...)
+		}
+	}
+	return out
+}
+
 func (d *drill) start() (*running, error) {
+	if err := d.isolate(); err != nil {
+		return nil, err
+	}
 	path := func(name string) string { return filepath.Join(d.dir, name) }
 	for name, content := range map[string]string{
 		"hba.conf": "local all all trust\n", "ident.conf": "",
-		"postgresql.conf": fmt.Sprintf(conf, quote(d.dir), quote(path("hba.conf")), quote(path("ident.conf"))),
+		"postgresql.conf": fmt.Sprintf(conf, quote(path("hba.conf")), quote(path("ident.conf"))),
 	} {
 		if err := os.WriteFile(path(name), []byte(content), 0o600); err != nil {
 			return nil, err
@@ -99,7 +127,7 @@ func (d *drill) start() (*running, error) {
 	}
 	defer log.Close()
 	args := []string{"-D", path("data"), "-c", "config_file=" + path("postgresql.conf"), "-c", "unix_socket_directories=" + d.dir, "-p", fmt.Sprint(port)}
-	for _, o := range override {
+	for _, o := range d.overrides() {
 		args = append(args, "-c", o)
 	}
 	cmd := exec.Command(filepath.Join(d.bin, "postgres"), args...)
@@ -152,7 +180,7 @@ func (s *running) tail() string {
 }
 
 func (d *drill) connect(ctx context.Context, database string) (*server.Conn, error) {
-	return server.Connect(ctx, server.Options{Host: d.dir, Port: port, User: d.o.Role, Database: database, SSLMode: "disable", Log: d.o.Log})
+	return server.Connect(ctx, server.Options{Host: d.dir, Port: port, User: d.o.Role, Database: database, SSLMode: "disable", SessionOptions: clientOptions, Log: d.o.Log})
 }
 
 // awaitConsistency waits until the server has replayed to the backup's stop and
@@ -174,12 +202,21 @@ func (d *drill) awaitConsistency(ctx context.Context, s *running) (bool, error) 
 		case <-ctx.Done():
 			return false, context.Cause(ctx)
 		case <-s.done:
-			d.fault("the restored server does not come up; %s", s.tail())
+			tail := s.tail()
+			if strings.Contains(tail, unknownManager) {
+				return false, finding.WithHint(fmt.Errorf("the WAL has records of an extension, which is not loaded here (%s); %s", strings.Join(d.libraries, ", "), tail),
+					"try the restore where the extension is installed, with: pgtender restore")
+			}
+			d.fault("the restored server does not come up; %s", tail)
 			return false, nil
 		case <-tick.C:
 		}
 	}
 }
+
+// unknownManager is in what a server says that is to replay a record of a custom
+// resource manager, which only an extension has (RmgrNotFound, rmgr.c).
+const unknownManager = "resource manager with ID"
 
 // position notes where recovery ended. It must not be before the backup's stop.
 func (d *drill) position(ctx context.Context, conn *server.Conn) error {
@@ -229,6 +266,7 @@ func (d *drill) program(ctx context.Context, name string, args ...string) error 
 	var printed counter
 	var complaint bytes.Buffer
 	cmd.Dir, cmd.Stdout, cmd.Stderr = d.dir, &printed, &limited{to: &complaint}
+	cmd.Env = append(os.Environ(), "PGOPTIONS="+clientOptions)
 	d.owner.become(cmd, syscall.SIGKILL)
 	err := cmd.Run()
 	switch {

@@ -46,6 +46,7 @@ type Options struct {
 	ChannelBinding string // disable, prefer, require
 
 	ApplicationName string        // [ApplicationName] if empty
+	SessionOptions  string        // settings of the session, as PGOPTIONS has them
 	ConnectTimeout  time.Duration // 10 s if 0
 
 	Log *slog.Logger // notices of the server; nil discards them
@@ -106,6 +107,9 @@ func (o Options) config(replication bool) (*pgconn.Config, error) {
 		cfg.Password = o.Password
 	}
 	cfg.MaxProtocolMessageBodyLen = maxMessage
+	if o.SessionOptions != "" {
+		cfg.RuntimeParams["options"] = o.SessionOptions
+	}
 	cfg.RuntimeParams["client_encoding"] = "UTF8"
 	// A limit set for the role must not end a backup; zero is "no limit".
 	for _, name := range []string{"statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"} {
