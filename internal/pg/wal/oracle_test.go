@@ -13,6 +13,7 @@ import (
 
 	"github.com/pgtender/pgtender/internal/pg"
 	"github.com/pgtender/pgtender/internal/pg/wal"
+	"github.com/pgtender/pgtender/internal/soak"
 )
 
 var (
@@ -48,6 +49,7 @@ func (l *live) equalsWaldump(t *testing.T) {
 		t.Fatal(err)
 	}
 	same(t, want, got)
+	l.compared.Add(soak.Tally{"records": len(l.records), "references": len(got) - len(l.records)})
 }
 
 func position(t *testing.T, s string) pg.LSN {
@@ -72,13 +74,29 @@ func same(t *testing.T, want, got []string) {
 	}
 }
 
-// equalsWalinspect compares the references of records that have any.
+// managers are the resource managers by number (access/rmgrlist.h).
+var managers = []string{
+	"XLOG", "Transaction", "Storage", "CLOG", "Database", "Tablespace", "MultiXact", "RelMap", "Standby", "Heap2", "Heap",
+	"Btree", "Hash", "Gin", "Gist", "Sequence", "SPGist", "BRIN", "CommitTs", "ReplicationOrigin", "Generic", "LogicalMessage",
+}
+
+// equalsWalinspect compares every record, and every block reference of it.
 func (l *live) equalsWalinspect(t *testing.T) {
 	l.Exec(t, "CREATE EXTENSION IF NOT EXISTS pg_walinspect")
-	rows := l.Query(t, fmt.Sprintf(`SELECT start_lsn, prev_lsn, block_id, reltablespace, reldatabase, relfilenode, relforknumber, relblocknumber,
-		block_fpi_length > 0 FROM pg_get_wal_block_info('%s', '%s', false) ORDER BY start_lsn, block_id`, l.start, l.end))
 	var got, want []string
-	for _, row := range rows {
+	for _, row := range l.Query(t, fmt.Sprintf(`SELECT start_lsn, prev_lsn, xid, record_length, resource_manager
+		FROM pg_get_wal_records_info('%s', '%s') ORDER BY start_lsn`, l.start, l.end)) {
+		want = append(want, fmt.Sprintf("%s %s %s", position(t, row[0]), position(t, row[1]), strings.Join(row[2:], " ")))
+	}
+	for _, r := range l.records {
+		got = append(got, fmt.Sprintf("%s %s %d %d %s", r.Start, r.Prev, r.XID, r.Length, managers[r.Rmgr]))
+	}
+	same(t, want, got)
+	l.compared.Add(soak.Tally{"records": len(got)})
+
+	got, want = nil, nil
+	for _, row := range l.Query(t, fmt.Sprintf(`SELECT start_lsn, prev_lsn, block_id, reltablespace, reldatabase, relfilenode, relforknumber, relblocknumber,
+		block_fpi_length > 0 FROM pg_get_wal_block_info('%s', '%s', false) ORDER BY start_lsn, block_id`, l.start, l.end)) {
 		want = append(want, fmt.Sprintf("%s %s %s", position(t, row[0]), position(t, row[1]), strings.Join(row[2:], " ")))
 	}
 	for _, r := range l.records {
@@ -88,6 +106,7 @@ func (l *live) equalsWalinspect(t *testing.T) {
 		}
 	}
 	same(t, want, got)
+	l.compared.Add(soak.Tally{"references": len(got)})
 }
 
 // equalsSummaries compares a map with each summary file of the server, limits
@@ -95,7 +114,7 @@ func (l *live) equalsWalinspect(t *testing.T) {
 func (l *live) equalsSummaries(t *testing.T) {
 	l.Exec(t, "CHECKPOINT")
 	l.WaitFor(t, fmt.Sprintf("SELECT summarized_lsn >= '%s' FROM pg_get_wal_summarizer_state()", l.end), "t")
-	files := l.Query(t, fmt.Sprintf("SELECT start_lsn, end_lsn FROM pg_available_wal_summaries() WHERE start_lsn >= '%s' ORDER BY 1", l.start))
+	files := l.Query(t, fmt.Sprintf("SELECT start_lsn, end_lsn FROM pg_available_wal_summaries() WHERE end_lsn > '%s' ORDER BY 1", l.start))
 	total := 0
 	for _, f := range files {
 		rows := l.Query(t, fmt.Sprintf(`SELECT reltablespace, reldatabase, relfilenode, relforknumber, is_limit_block, relblocknumber
@@ -103,7 +122,7 @@ func (l *live) equalsSummaries(t *testing.T) {
 		want := normal(t, rows)
 		m := new(wal.BlockMap)
 		r := wal.NewReader(l.dir(), position(t, f[0]), wal.ReaderOptions{History: pg.FirstTimeline(), SegmentSize: l.size})
-		readMapped(t, r, position(t, f[1]), m)
+		records := readMapped(t, r, position(t, f[1]), m)
 		got := contents(m)
 		slices.Sort(want)
 		slices.Sort(got)
@@ -111,6 +130,7 @@ func (l *live) equalsSummaries(t *testing.T) {
 			t.Fatalf("summary from %s to %s: %s", f[0], f[1], diff[:min(len(diff), 2000)])
 		}
 		total += len(want)
+		l.compared.Add(soak.Tally{"summaries": 1, "summarized": len(records)})
 	}
 	if len(files) < 2 || total < 1000 {
 		t.Errorf("%d summaries with %d rows: the work is too small", len(files), total)
