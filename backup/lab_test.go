@@ -36,6 +36,14 @@ type lab struct {
 
 func newLab(t *testing.T, o pgtest.Options) *lab {
 	t.Helper()
+	inner := mem.New()
+	t.Cleanup(func() { repotest.Check(t, inner) })
+	return newLabOn(t, o, storagetest.Enforce(t, inner, nil))
+}
+
+// newLabOn is newLab with a store of the caller's.
+func newLabOn(t *testing.T, o pgtest.Options, store storage.Store) *lab {
+	t.Helper()
 	spool := pgtest.Dir(t)
 	config := map[string]string{
 		"archive_mode":    "on",
@@ -45,10 +53,7 @@ func newLab(t *testing.T, o pgtest.Options) *lab {
 		config[k] = v
 	}
 	o.Config = config
-	l := &lab{primary: pgtest.New(t, o)}
-	inner := mem.New()
-	t.Cleanup(func() { repotest.Check(t, inner) })
-	l.store = storagetest.Enforce(t, inner, nil)
+	l := &lab{primary: pgtest.New(t, o), store: store}
 	l.repo = repo.Open(l.store, cluster(t, l.primary), repo.Options{})
 	l.wal = newArchiver(t, l.repo, spool)
 	return l

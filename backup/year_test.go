@@ -1,84 +1,313 @@
 package backup_test
 
 import (
+	"context"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/pgtender/pgtender/backup"
 	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/backup/repo/repotest"
+	"github.com/pgtender/pgtender/backup/storage"
+	"github.com/pgtender/pgtender/backup/storage/file"
 	"github.com/pgtender/pgtender/internal/pgtest"
+	"github.com/pgtender/pgtender/internal/soak"
 )
 
-// A year of daily incremental backups with a full one a month and an expiry a
-// week: the repository stays within two full backups and what changed since the
-// older of them, and the last backup restores. Without PGTENDER_SOAK it is
-// eight days.
+// year is a database that is backed up every day.
+type year struct {
+	*lab
+	rng    *rand.Rand
+	reads  *metered
+	policy backup.Policy
+	synth  backup.SyntheticPolicy
+
+	day     int
+	rows    int
+	born    map[repo.BackupID]int   // the day on which a backup was taken
+	full    int64                   // weight of the largest full backup
+	changed map[repo.BackupID]int64 // weight of incremental ones
+	made    int                     // synthetic backups
+	most    [3]float64              // over the year; see weigh
+}
+
+// TestSoakAYearOfBackups takes an incremental backup a day, after random
+// updates. Once a week it expires, and a synthetic full backup is made when it is
+// due. The repository stays within two full backups and what was changed since
+// the older one; the last backup restores as fast as a full one; and a backup
+// takes no more memory at the end than at the beginning. Without PGTENDER_SOAK
+// the year has ten days, and a week three.
 func TestSoakAYearOfBackups(t *testing.T) {
-	days, month, week := 8, 4, 2
-	if os.Getenv("PGTENDER_SOAK") != "" {
-		days, month, week = 365, 30, 7
+	days, week := 10, 3
+	y := &year{rows: 20000, synth: backup.SyntheticPolicy{After: 6 * day}}
+	if soak.Wanted() {
+		days, week = 365, 7
+		y.rows, y.synth.After = 200000, 30*day
 	}
-	l := newLab(t, pgtest.Options{Major: pgtest.DefaultMajor, Checksums: true, Config: map[string]string{"autovacuum": "off"}})
-	l.primary.Exec(t, "CREATE TABLE bulk (id int PRIMARY KEY, v text)", "INSERT INTO bulk SELECT i, md5(i::text) FROM generate_series(1, 100000) i", "VACUUM bulk")
-	policy := backup.Policy{KeepBackups: week, Grace: -1}
-	var fulls []int64 // their stored bytes
-	changed := int64(0)
-	since := []int64{0, 0} // changes since the last two full backups
-	for day := range days {
-		l.primary.Exec(t, fmt.Sprintf("UPDATE bulk SET v = md5(v) WHERE id %% 997 = %d", day%997))
-		o := l.options(t, l.primary)
-		if day%month == 0 {
-			o.Kind = backup.FullOnly
-		}
-		b := take(t, o).Backup
-		if b.Kind == repo.Full {
-			fulls = append(fulls, b.StoredBytes)
-			since = []int64{since[1], changed}
-		} else {
-			changed += b.StoredBytes
-		}
-		if day%week != week-1 {
-			continue
-		}
-		// What one run condemns the next removes, and the WAL the one after.
-		for range 3 {
-			if _, err := backup.Expire(t.Context(), backup.ExpireOptions{Repo: l.repo, Policy: policy}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		stored := int64(0)
-		packs, err := l.repo.StoredPacks(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, of := range packs {
-			for _, p := range of {
-				stored += p.Size
-			}
-		}
-		bound := changed - since[0]
-		for _, f := range fulls[max(0, len(fulls)-2):] {
-			bound += f
-		}
-		if stored > bound {
-			t.Errorf("day %d: %d bytes of packs, more than the %d of the last two full backups and the changes since", day, stored, bound)
-		}
-		if n := len(listed(t, l.repo)); n != week {
-			t.Errorf("day %d: %d backups, want %d", day, n, week)
+	y.policy = backup.Policy{KeepBackups: week, Grace: -1}
+	y.begin(t)
+	y.backUp(t)
+	if y.full == 0 {
+		t.Fatal("the first backup is no full one")
+	}
+	heap, rss := y.memory(t)
+	for y.day < days {
+		y.day++
+		y.work(t)
+		y.backUp(t)
+		if y.day%week == 0 {
+			y.expire(t)
 		}
 	}
-	v, err := backup.Verify(t.Context(), backup.VerifyOptions{Repo: l.repo, Deep: true})
+	endHeap, endRSS := y.memory(t)
+	t.Logf("%d days, %d synthetic backups; heap after a backup %d KiB at first, %d at the end; peak memory while one is taken %d KiB, %d", days, y.made, heap>>10, endHeap>>10, rss>>10, endRSS>>10)
+	t.Logf("at most, weekly: %.2f full backups stored; %.2f of two full ones and the changes since the older; %.2f of two full ones and the changes of the backups that are listed", y.most[0], y.most[1], y.most[2])
+	if y.made < 1 {
+		t.Error("no synthetic backup was made")
+	}
+	if endHeap > heap+8<<20 || endRSS > rss*5/4+16<<20 {
+		t.Error("a backup takes more memory than in the beginning")
+	}
+	v, err := backup.Verify(t.Context(), backup.VerifyOptions{Repo: y.repo, Deep: true})
 	if err != nil || !v.OK {
 		t.Errorf("deep verification: %v\n%s", err, everything(v))
 	}
-	all := listed(t, l.repo)
-	want := l.primary.Dump(t)
-	l.wal.drain(t)
-	r := l.restore(t, all[len(all)-1])
+	y.restoreBoth(t)
+}
+
+func (y *year) begin(t *testing.T) {
+	dir := pgtest.Dir(t)
+	inner, err := file.Open(t.Context(), file.Options{Dir: dir, Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { repotest.Check(t, inner) })
+	y.reads = &metered{Store: inner}
+	y.lab = newLabOn(t, pgtest.Options{Major: pgtest.DefaultMajor, Checksums: true, WALSegSize: 4, Config: map[string]string{"autovacuum": "off"}}, y.reads)
+	y.rng, y.born, y.changed = rand.New(rand.NewPCG(1, 2)), make(map[repo.BackupID]int), make(map[repo.BackupID]int64)
+	y.primary.Exec(t, "CREATE TABLE bulk (id int PRIMARY KEY, v text) WITH (fillfactor = 70)",
+		fmt.Sprintf("INSERT INTO bulk SELECT i, md5(i::text) FROM generate_series(1, %d) i", y.rows), "VACUUM bulk")
+}
+
+// work updates rows anywhere, some one in five thousand.
+func (y *year) work(t *testing.T) {
+	var ids []string
+	for range max(y.rows/5000, 4) {
+		ids = append(ids, strconv.Itoa(1+y.rng.IntN(y.rows)))
+	}
+	y.primary.Exec(t, "UPDATE bulk SET v = md5(v) WHERE id IN ("+strings.Join(ids, ", ")+")")
+	if y.day%7 == 0 {
+		y.primary.Exec(t, "VACUUM bulk")
+	}
+}
+
+// backUp takes the day's backup, and a synthetic one if it is due.
+func (y *year) backUp(t *testing.T) {
+	t.Helper()
+	b := take(t, y.options(t, y.primary)).Backup
+	y.born[b.ID] = y.day
+	if b.Kind == repo.Full {
+		if y.full > 0 {
+			t.Fatalf("day %d: a full backup was taken", y.day)
+		}
+		y.full = y.weight(t, &b)
+		return
+	}
+	y.changed[b.ID] = y.weight(t, &b)
+	m, err := y.repo.OpenManifest(t.Context(), b.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := backup.WeightOf(m)
+	if y.synth.Due(w, b.ID, w.Oldest.Time().Add(time.Duration(y.day-y.born[w.Oldest])*day)) == "" {
+		return
+	}
+	s, err := backup.Synthesize(t.Context(), backup.SynthesizeOptions{Repo: y.repo, Backup: b.ID, ToolVersion: "test", Workers: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	y.born[s.ID], y.full = y.day, max(y.full, y.weight(t, &s))
+	y.made++
+}
+
+// weight gives what a backup stored: its packs and its manifest.
+func (y *year) weight(t *testing.T, b *repo.Backup) int64 {
+	t.Helper()
+	key := y.repo.Key(repo.Key{Kind: repo.KeyManifest, ID: b.ID})
+	for o, err := range y.store.List(t.Context(), key, "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b.StoredBytes + o.Size
+	}
+	t.Fatalf("%s is not there", key)
+	return 0
+}
+
+// expire removes what the policy does not keep, and weighs what is left.
+func (y *year) expire(t *testing.T) {
+	t.Helper()
+	// What one run condemns the next removes, and the WAL the one after.
+	for range 3 {
+		if _, err := backup.Expire(t.Context(), backup.ExpireOptions{Repo: y.repo, Policy: y.policy}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(listed(t, y.repo)); n != y.policy.KeepBackups {
+		t.Errorf("day %d: %d backups, want %d", y.day, n, y.policy.KeepBackups)
+	}
+	y.weigh(t)
+}
+
+// weigh holds all that is stored, but for WAL, against two full backups and
+// changes: those since the older of the full backups that are still leaned on.
+// It also notes how it compares with the changes of the listed backups alone.
+func (y *year) weigh(t *testing.T) {
+	t.Helper()
+	stored, wal := int64(0), int64(0)
+	for o, err := range y.store.List(t.Context(), "", "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(o.Key, "/wal/") || strings.Contains(o.Key, "/walindex/") {
+			wal += o.Size
+		} else {
+			stored += o.Size
+		}
+	}
+	oldest := y.day // day of the oldest full backup that is leaned on
+	window := int64(0)
+	for _, id := range listed(t, y.repo) {
+		m, err := y.repo.OpenManifest(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, g := range m.Generations {
+			oldest = min(oldest, y.born[g])
+		}
+		window += y.changed[id]
+	}
+	since := int64(0)
+	for id, n := range y.changed {
+		if y.born[id] > oldest {
+			since += n
+		}
+	}
+	ratio := func(of int64) float64 { return float64(stored) / float64(of) }
+	for i, r := range []float64{ratio(y.full), ratio(2*y.full + since), ratio(2*y.full + window)} {
+		y.most[i] = max(y.most[i], r)
+	}
+	t.Logf("day %d: %d KiB stored: %.2f of a full backup; changes since day %d %d KiB, of the window %d KiB; WAL %d KiB", y.day, stored>>10, ratio(y.full), oldest, since>>10, window>>10, wal>>10)
+	if ratio(2*y.full+since) > 1 {
+		t.Errorf("day %d: %d bytes are stored, more than two full backups of %d and the %d bytes changed since the older", y.day, stored, y.full, since)
+	}
+}
+
+// memory takes a backup and gives the heap in use afterwards, and the most
+// memory that the process had resident meanwhile.
+func (y *year) memory(t *testing.T) (heap, resident uint64) {
+	t.Helper()
+	debug.FreeOSMemory()
+	// 5 sets VmHWM back to what is resident now (proc_pid_clear_refs(5)).
+	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil {
+		t.Logf("peak memory is that since the start: %v", err)
+	}
+	y.day++
+	y.work(t)
+	y.backUp(t)
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Skipf("no /proc here: %v", err)
+	}
+	for line := range strings.Lines(string(status)) {
+		if kib, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			n, err := strconv.ParseUint(strings.Fields(kib)[0], 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resident = n << 10
+		}
+	}
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc, resident
+}
+
+// restoreBoth restores the last backup and a full one of the same moment, in
+// turns, and holds time, requests and bytes against one another. Then a server
+// is started on the last backup.
+func (y *year) restoreBoth(t *testing.T) {
+	all := listed(t, y.repo)
+	last := all[len(all)-1]
+	o := y.options(t, y.primary)
+	o.Kind = backup.FullOnly
+	full := take(t, o).Backup.ID
+	want := y.primary.Dump(t)
+	y.wal.drain(t)
+
+	best := map[repo.BackupID]time.Duration{}
+	read := map[repo.BackupID]int64{}
+	for i := range 6 {
+		id := []repo.BackupID{last, full}[i%2]
+		m, err := y.repo.OpenManifest(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before, begin := y.reads.bytes.Load(), time.Now()
+		if err := extract(t.Context(), m, filepath.Join(pgtest.Dir(t), "data")); err != nil {
+			t.Fatal(err)
+		}
+		took := time.Since(begin)
+		if b, ok := best[id]; !ok || took < b {
+			best[id] = took
+		}
+		read[id] = y.reads.bytes.Load() - before
+	}
+	slower, more := float64(best[last])/float64(best[full]), float64(read[last])/float64(read[full])
+	t.Logf("restore of the last backup: %s, %d KiB read; of a full one: %s, %d KiB; ratios %.2f and %.2f", best[last], read[last]>>10, best[full], read[full]>>10, slower, more)
+	if more > 1.3 || soak.Wanted() && slower > 1.3 { // the short form is over in no time
+		t.Error("the last backup is slower to restore than a full one")
+	}
+	r := y.restore(t, last)
 	r.Start(t)
 	r.WaitFor(t, "SELECT pg_is_in_recovery()", "f")
 	if got := r.Dump(t); got != want {
 		t.Error("the last backup restores something else")
 	}
+}
+
+// metered counts the bytes that are read.
+type metered struct {
+	storage.Store
+	bytes atomic.Int64
+}
+
+func (m *metered) Get(ctx context.Context, key string, off, n int64) (io.ReadCloser, error) {
+	r, err := m.Store.Get(ctx, key, off, n)
+	if err != nil {
+		return nil, err
+	}
+	return &meteredReader{r, m}, nil
+}
+
+type meteredReader struct {
+	io.ReadCloser
+	m *metered
+}
+
+func (r *meteredReader) Read(b []byte) (int, error) {
+	n, err := r.ReadCloser.Read(b)
+	r.m.bytes.Add(int64(n))
+	return n, err
 }
