@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/pgtender/pgtender/backup/archive"
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/durable"
 	"github.com/pgtender/pgtender/internal/finding"
@@ -216,6 +217,9 @@ func (r *runner) work(ctx context.Context) (err error) {
 	if err := r.manifest.Prove(ctx); err != nil {
 		return fmt.Errorf("prove that backup %s is complete: %w", r.plan.Backup.ID, err)
 	}
+	if err := r.stillCovered(ctx); err != nil {
+		return err
+	}
 	commit := false
 	if r.plan.Choice.inPlace() {
 		err = r.stageInPlace(ctx)
@@ -272,6 +276,22 @@ func (r *runner) prepare(ctx context.Context) (commit bool, err error) {
 		return false, fmt.Errorf("write state: %w", err)
 	}
 	return false, r.makePlaces()
+}
+
+// stillCovered makes sure that the archive holds what the plan found there. WAL
+// past a backup's end is kept from expiring by nothing but a reader's marker, and
+// the plan was made before this run's was in place.
+func (r *runner) stillCovered(ctx context.Context) error {
+	was, b := &r.plan.Cover, &r.plan.Backup
+	now, err := archive.Coverage(ctx, r.opts.Repo, r.plan.Lineage.History, b.SegmentSize, b.Start.LSN)
+	if err != nil {
+		return fmt.Errorf("see whether the archived WAL is still there: %w", err)
+	}
+	if end := max(was.Until, was.Streamed); !now.RestoresTo(end) {
+		return refuse(false, "try again: the plan is made anew, with another backup if need be",
+			"WAL that the plan counts on has gone from the archive since: %s is missing, and recovery from backup %s was to go to %s", now.Missing.Name(b.SegmentSize), b.ID, end)
+	}
+	return nil
 }
 
 func samePlaces(a, b []Place) bool {
