@@ -14,16 +14,18 @@ import (
 
 // cost finds out what the pages that changes names cost, through the backup's
 // page maps. Files that are compared before they are fetched count as fetched.
-func (f *Facts) cost(ctx context.Context, r *repo.Repo, c *Candidate, changes *wal.BlockMap) (Cost, error) {
-	m, err := r.OpenManifest(ctx, c.ID)
+func (s *survey) cost(ctx context.Context, c *Candidate, changes *wal.BlockMap) (Cost, error) {
+	m, err := s.repo.OpenManifest(ctx, c.ID)
 	if err != nil {
 		return Cost{}, fmt.Errorf("open backup %s: %w", c.ID, err)
 	}
+	f := s.facts
 	t, err := openInPlace(f.Dir.Path, "", f.places(&c.Backup), &c.Backup)
 	if err != nil {
 		return Cost{}, err
 	}
 	defer t.close()
+	t.sizes = s.sizes
 	d, err := newDelta(t, &c.Backup, f.Local.control.RelSegBlocks, changes, nil)
 	if err != nil {
 		return Cost{}, err
@@ -90,5 +92,5 @@ const (
 func (r *Rung) estimate(read int64) {
 	seconds := float64(r.Fetch)/fetchRate + float64(r.Write)/writeRate + float64(read)/readRate + float64(r.Replay)/replayRate +
 		float64(r.Requests)*requestTime.Seconds()/parallelism + startingTime.Seconds()
-	r.Seconds = int64(seconds + 0.5)
+	r.exact, r.Seconds = seconds, int64(seconds+0.5)
 }

@@ -121,6 +121,9 @@ type Facts struct {
 	Major    int            // of the server programs at hand; 0: not known
 
 	Dir DirFacts
+	// Snapshot says that a server runs in Dir, which is judged as though none
+	// did: the facts are those of a moment.
+	Snapshot bool
 	// WALDir is where pg_wal shall lead, "" for a plain directory.
 	WALDir string
 	// Mapping says where tablespaces go, by their location on the source.

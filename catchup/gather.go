@@ -1,6 +1,7 @@
 package catchup
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/pgtender/pgtender/backup/archive"
@@ -48,7 +48,7 @@ type GatherOptions struct {
 	// or restore point, which reads the WAL from the backup on.
 	NoScan bool
 	// Stopped judges the directory as though no server ran in it: what the plan
-	// would be. Run refuses such a plan until that is so.
+	// would be. Run refuses a plan that was made while one did.
 	Stopped bool
 
 	Log *slog.Logger // nil discards
@@ -78,7 +78,7 @@ func Gather(ctx context.Context, o GatherOptions) (Facts, error) {
 		return f, err
 	}
 	if o.Stopped {
-		f.Dir.Running, f.Dir.PID = false, 0
+		f.Snapshot, f.Dir.Running = f.Dir.Running, false
 	}
 	if admitDir(f) != nil {
 		return f, nil // nothing else matters
@@ -116,12 +116,15 @@ func (f *Facts) old(ctx context.Context, r *repo.Repo) (err error) {
 	if f.Replay, err = f.replay(ctx, r); err != nil {
 		return err
 	}
-	for i := range slices.Backward(f.Candidates) {
+	// The oldest first: what changed up to a newer one includes what changed up
+	// to it.
+	s := &survey{facts: f, repo: r, sizes: map[repo.Digest]int64{}}
+	for i := range f.Candidates {
 		c := &f.Candidates[i]
 		if c.Unchecked || unusable(*f, *c) != "" {
 			continue
 		}
-		if c.Converge, err = f.convergence(ctx, r, c); err != nil {
+		if c.Converge, err = s.convergence(ctx, c); err != nil {
 			return err
 		}
 	}
@@ -221,33 +224,60 @@ func lineageRefusal(err error) error {
 }
 
 // check looks at what the archive holds for each candidate, the newest first,
-// until one serves: for the older ones nobody asks.
+// until enough serve: for the older ones nobody asks.
 func (f *Facts) check(ctx context.Context, o GatherOptions) error {
-	served := false
+	w := weighing{from: f, by: map[repo.Incarnation]int{}}
+	var proved proof
 	for i := len(f.Candidates) - 1; i >= 0; i-- {
 		c := &f.Candidates[i]
-		if f.Backup != 0 && c.ID != f.Backup || served && c.ID != f.begun() || unusable(*f, *c) != "" {
+		if f.Backup != 0 && c.ID != f.Backup || unusable(*f, *c) != "" || !w.wants(c) {
 			continue
 		}
-		if err := c.look(ctx, f, o); err != nil {
+		if err := c.look(ctx, f, o, &proved); err != nil {
 			return err
 		}
-		served = served || unusable(*f, *c) == ""
+		if unusable(*f, *c) == "" {
+			w.count(c)
+		}
 	}
 	return nil
 }
 
+// proof says from where on archived WAL was proved to be one log, or why it is
+// none. All candidates of a replica follow one history.
+type proof struct {
+	from pg.LSN // 0: nothing was proved
+	why  string
+}
+
+// extend proves from a position on; what comes after is known.
+func (p *proof) extend(ctx context.Context, r *repo.Repo, h pg.History, size pg.SegmentSize, from, to pg.LSN) error {
+	if p.from != 0 && from >= p.from {
+		return nil
+	}
+	if p.from != 0 {
+		to = p.from
+	}
+	why, err := proveWAL(ctx, r, h, size, from, to)
+	if err != nil {
+		return err
+	}
+	p.from, p.why = from, cmp.Or(why, p.why)
+	return nil
+}
+
 // look fills in what the archive holds for one candidate.
-func (c *Candidate) look(ctx context.Context, f *Facts, o GatherOptions) (err error) {
+func (c *Candidate) look(ctx context.Context, f *Facts, o GatherOptions, proved *proof) (err error) {
 	b := &c.Backup
 	if c.Cover, err = archive.CoverageStreamed(ctx, o.Repo, c.Lineage.History, b.SegmentSize, b.Start.LSN); err != nil {
 		return fmt.Errorf("see what the archive holds for backup %s: %w", c.ID, err)
 	}
 	c.Unchecked = false
 	if f.Purpose == Replica && f.Dir.precious() && f.Leader != nil && c.Cover.Reaches(f.Leader.need(b.SegmentSize)) {
-		if c.Unproved, err = proveWAL(ctx, o.Repo, c.Lineage.History, b.SegmentSize, b.Start.LSN, f.Leader.need(b.SegmentSize)); err != nil {
+		if err = proved.extend(ctx, o.Repo, c.Lineage.History, b.SegmentSize, b.Start.LSN, f.Leader.need(b.SegmentSize)); err != nil {
 			return fmt.Errorf("prove the archived WAL for backup %s: %w", c.ID, err)
 		}
+		c.Unproved = proved.why
 	}
 	t := f.Target
 	if f.Purpose == Replica || !c.Cover.Reaches(b.Stop.LSN) {

@@ -16,13 +16,18 @@ type Verdict struct {
 	Backup repo.BackupID `json:"backup"`
 	Usable bool          `json:"usable"`
 	Reason string        `json:"reason"`
+	// Rungs are the ways that lean on it, of a backup that was looked at closely.
+	Rungs []Rung `json:"rungs,omitempty"`
 }
 
 // Plan is what [Run] carries out.
 type Plan struct {
-	Purpose  Purpose     `json:"purpose"`
-	Target   Target      `json:"target"`
-	Dir      DirFacts    `json:"directory"`
+	Purpose Purpose  `json:"purpose"`
+	Target  Target   `json:"target"`
+	Dir     DirFacts `json:"directory"`
+	// Snapshot says that a server runs in the directory, so that the plan is what
+	// it would be if that stopped now. It cannot be carried out.
+	Snapshot bool        `json:"snapshot,omitzero"`
 	Backup   repo.Backup `json:"backup"`
 	Places   []Place     `json:"places,omitempty"` // directories outside of Dir
 	WALLink  string      `json:"wal_directory,omitempty"`
@@ -73,7 +78,7 @@ func refuse(permanent bool, advice, format string, args ...any) error {
 // comes with an error has the verdicts about the backups as far as they are
 // known.
 func Decide(f Facts) (Plan, error) {
-	p := Plan{Purpose: f.Purpose, Target: f.Target, Dir: f.Dir}
+	p := Plan{Purpose: f.Purpose, Target: f.Target, Dir: f.Dir, Snapshot: f.Snapshot}
 	if err := f.Target.Validate(); err != nil {
 		return p, &RefusalError{Reason: err.Error(), Permanent: true}
 	}
@@ -82,60 +87,15 @@ func Decide(f Facts) (Plan, error) {
 	if err := admitDir(f); err != nil {
 		return p, err
 	}
-	err := p.chooseBackup(f)
+	options, err := p.options(f)
 	if err == nil {
-		err = p.admit(f)
+		err = p.weigh(f, options)
+		p.settle(options[0])
 	}
 	if err != nil && !f.replayable() {
 		return p, err
 	}
-	return p, p.climb(f, err)
-}
-
-// chooseBackup takes the newest backup that serves, or the one asked for.
-func (p *Plan) chooseBackup(f Facts) error {
-	if f.SystemID != 0 && f.Cluster.SystemID != f.SystemID {
-		return refuse(true, "name the right cluster, or remove the initialize key if this cluster is to be another",
-			"the repository's cluster %s is not the one that the DCS names, system identifier %s", f.Cluster, f.SystemID)
-	}
-	chosen := -1
-	for i, c := range slices.Backward(f.Candidates) {
-		reason := unusable(f, c)
-		if f.Backup != 0 && c.ID != f.Backup {
-			reason = "another one was asked for"
-		}
-		v := Verdict{Backup: c.ID, Usable: reason == "", Reason: reason}
-		switch {
-		case !v.Usable:
-		case chosen < 0:
-			v.Reason, chosen = "the newest that serves", i
-		case c.ID == f.begun():
-			// What an earlier run has fetched is worth more than less WAL.
-			v.Reason, chosen = "it serves, and an interrupted run has part of it already", i
-		default:
-			v.Reason = "older than one that serves"
-		}
-		p.Candidates = append(p.Candidates, v)
-	}
-	switch {
-	case chosen >= 0:
-		c := f.Candidates[chosen]
-		p.Backup, p.Cover, p.Lineage, p.Timeline = c.Backup, c.Cover, c.Lineage, c.Lineage.Timeline
-		return nil
-	case len(f.Candidates) == 0:
-		// On a cluster's first day there is none, and the next of Patroni's
-		// methods must not wait for it; but it would cost old data.
-		return refuse(f.Dir.State == DirEmpty, "take one with: pgtender backup", "the repository holds no backup of cluster %s", f.Cluster)
-	case f.Backup != 0 && !slices.ContainsFunc(f.Candidates, func(c Candidate) bool { return c.ID == f.Backup }):
-		return refuse(true, "list the backups with: pgtender info", "the repository holds no backup %s of cluster %s", f.Backup, f.Cluster)
-	}
-	e := &RefusalError{Reason: fmt.Sprintf("no backup leads to %s", f.Target), Verdicts: p.Candidates,
-		Advice: "choose another target, timeline or backup, or take a new backup with: pgtender backup"}
-	if f.Purpose == Replica {
-		e.Reason = "no backup leads to where the leader can be followed"
-		e.Advice = "see what the archive lacks with: pgtender info; a new backup mends it: pgtender backup"
-	}
-	return e
+	return p, p.climb(f, options, err)
 }
 
 // unusable says why a backup does not lead to the target, "" if it does.

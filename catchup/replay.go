@@ -17,8 +17,9 @@ import (
 
 // ReplayFacts say whether WAL alone makes old data follow the leader.
 type ReplayFacts struct {
-	Closed string `json:"closed,omitempty"` // why not
-	Bytes  int64  `json:"bytes,omitzero"`   // of archived WAL, as stored, at most
+	Closed  string `json:"closed,omitempty"`  // why not
+	MayPass bool   `json:"may_pass,omitzero"` // WAL that is archived later may open it
+	Bytes   int64  `json:"bytes,omitzero"`    // of archived WAL, as stored, at most
 }
 
 // replay finds out whether WAL leads from the directory to what the leader has.
@@ -56,6 +57,7 @@ func (f *Facts) replay(ctx context.Context, r *repo.Repo) (*ReplayFacts, error) 
 			at += pg.LSN(size)
 		case at == asked:
 			missing := pg.Segment{Timeline: archive.SegmentTimeline(leader.History, size, size.SegmentOf(at)), Number: size.SegmentOf(at)}
+			out.MayPass = true
 			out.Closed = fmt.Sprintf("%s is neither in pg_wal nor archived, and the leader has WAL from %s on", missing.Name(size), need)
 			return out, nil
 		default:

@@ -104,6 +104,8 @@ func (o *RunOptions) check(p *Plan) error {
 	switch {
 	case p.Backup.ID == 0 && p.Choice != ByReplay || p.Dir.Path == "" || p.Choice == "":
 		return errors.New("run: this is no plan")
+	case p.Snapshot:
+		return refuse(false, "stop it, and plan again", "%s is in use: the plan was made while a server ran there (process %d)", p.Dir.Path, p.Dir.PID)
 	case p.Purpose != Replica && o.RestoreCommand == "":
 		return errors.New("run: a restore needs a restore_command")
 	}

@@ -24,35 +24,47 @@ func (n RungName) inPlace() bool { return n == ByMaps || n == ByHashes }
 
 // Rung is one way to make the directory valid.
 type Rung struct {
-	Name   RungName `json:"name"`
-	Open   bool     `json:"open"`
-	Reason string   `json:"reason"`      // why it is chosen or closed
-	Fetch  int64    `json:"fetch_bytes"` // from the repository, as stored
+	Name RungName `json:"name"`
+	// Backup is the one that it leans on, zero if none.
+	Backup repo.BackupID `json:"backup,omitzero"`
+	Open   bool          `json:"open"`
+	Reason string        `json:"reason"` // why it is open or closed
+	// MayPass says of a closed rung that a retry, a backup or an archived
+	// segment may open it.
+	MayPass bool  `json:"may_pass,omitzero"`
+	Fetch   int64 `json:"fetch_bytes"` // from the repository, as stored
 	// Requests is how many objects or parts of objects are read, roughly.
 	Requests int64 `json:"requests"`
 	Write    int64 `json:"write_bytes"` // to the directory
 	Replay   int64 `json:"wal_bytes"`   // by the server afterwards, at most, as stored
 	Seconds  int64 `json:"seconds"`     // roughly, replay included
+
+	exact float64 // seconds, before they were rounded
 }
 
 // replayable reports whether WAL alone makes the directory follow.
 func (f *Facts) replayable() bool { return f.Replay != nil && f.Replay.Closed == "" }
 
-// climb fills in the ladder and chooses. noBackup is why no backup serves, nil
-// if one does.
-func (p *Plan) climb(f Facts, noBackup error) error {
+// climb fills in the ladder and chooses. Of each rung that leans on a backup the
+// ladder has the cheapest. noBackup is why no backup serves, nil if one does.
+func (p *Plan) climb(f Facts, options []*option, noBackup error) error {
 	p.Local = f.Local
 	if f.Leader != nil {
 		p.flushed = f.Leader.Flush
 	}
 	p.Rungs = []Rung{p.nothing(f)}
+	leaning := []RungName{FullRestore}
 	if f.Dir.precious() && f.Purpose == Replica {
-		p.Rungs = append(p.Rungs, f.byReplay(), p.byMaps(f, noBackup), p.byHashes(f, noBackup))
+		p.Rungs = append(p.Rungs, f.byReplay())
+		leaning = []RungName{ByMaps, ByHashes, FullRestore}
 	}
-	p.Rungs = append(p.Rungs, p.full(f, noBackup))
+	for _, name := range leaning {
+		p.Rungs = append(p.Rungs, cheapest(options, name, noBackup))
+	}
 	if err := p.choose(f); err != nil {
 		return err
 	}
+	p.take(options)
 	switch {
 	case p.Choice == ByReplay:
 		p.Timeline, p.Replace, p.Resume = f.Leader.History.Timeline, false, false
@@ -89,7 +101,7 @@ func (f *Facts) byReplay() Rung {
 	switch {
 	case f.Replay == nil:
 	case f.Replay.Closed != "":
-		r.Reason = f.Replay.Closed
+		r.Reason, r.MayPass = f.Replay.Closed, f.Replay.MayPass
 	default:
 		r.Open, r.Replay = true, f.Replay.Bytes
 		r.Reason = fmt.Sprintf("the data is on the leader's history up to %s, and WAL from %s on is there", f.Local.End, f.Local.Redo)
@@ -98,12 +110,10 @@ func (f *Facts) byReplay() Rung {
 	return r
 }
 
-func (p *Plan) byMaps(f Facts, noBackup error) Rung {
-	r := Rung{Name: ByMaps, Replay: p.Cover.Bytes}
-	c := f.candidate(p.Backup.ID)
+func (o *option) byMaps(f Facts) Rung {
+	p, c := &o.plan, o.candidate
+	r := Rung{Name: ByMaps, Backup: c.ID, Replay: p.Cover.Bytes}
 	switch {
-	case noBackup != nil:
-		r.Reason = "no backup serves"
 	case f.Dir.State == DirUnfinished && f.Dir.Rung == ByMaps && p.Resume && f.NoMaps == "":
 		r.Open, r.Reason = true, "an interrupted run of the same goes on"
 	case f.Dir.State == DirUnfinished:
@@ -111,10 +121,10 @@ func (p *Plan) byMaps(f Facts, noBackup error) Rung {
 		if f.NoMaps != "" {
 			r.Reason = f.NoMaps
 		}
-	case c == nil || c.Converge == nil:
+	case c.Converge == nil:
 		r.Reason = "the data is not that of a stopped server"
 	case c.Converge.Closed != "":
-		r.Reason = c.Converge.Closed
+		r.Reason, r.MayPass = c.Converge.Closed, c.Converge.MayPass
 	default:
 		r.Open = true
 		r.Fetch, r.Requests, r.Write = c.Converge.Cost.Fetch, c.Converge.Cost.Requests, c.Converge.Cost.Write
@@ -124,11 +134,10 @@ func (p *Plan) byMaps(f Facts, noBackup error) Rung {
 	return r
 }
 
-func (p *Plan) byHashes(f Facts, noBackup error) Rung {
-	r := Rung{Name: ByHashes, Replay: p.Cover.Bytes}
+func (o *option) byHashes(f Facts) Rung {
+	p := &o.plan
+	r := Rung{Name: ByHashes, Backup: o.candidate.ID, Replay: p.Cover.Bytes}
 	switch {
-	case noBackup != nil:
-		r.Reason = "no backup serves"
 	case f.Dir.State == DirFinished:
 		r.Reason = "the data is that of a restore in which no server has run"
 	default:
@@ -140,14 +149,10 @@ func (p *Plan) byHashes(f Facts, noBackup error) Rung {
 	return r
 }
 
-func (p *Plan) full(f Facts, noBackup error) Rung {
-	r := Rung{Name: FullRestore}
-	if noBackup != nil {
-		r.Reason = noBackup.Error()
-		return r
-	}
-	r = Rung{
-		Name: FullRestore, Open: true, Reason: "the directory is empty",
+func (o *option) full(f Facts) Rung {
+	p := &o.plan
+	r := Rung{
+		Name: FullRestore, Backup: o.candidate.ID, Open: true, Reason: "the directory is empty",
 		Fetch: p.stored(), Requests: p.stored()/(8<<20) + p.Backup.Packs,
 		Write: p.Backup.Bytes, Replay: p.Cover.Bytes,
 	}
@@ -186,7 +191,7 @@ func (p *Plan) choose(f Facts) error {
 		switch {
 		case insist != "" && r.Name != insist:
 		case insist != "" && !r.Open:
-			return refuse(true, "leave the choice to the plan", "the way asked for, %q, is closed: %s", r.Name, r.Reason)
+			return refuse(!r.MayPass, "leave the choice to the plan", "the way asked for, %q, is closed: %s", r.Name, r.Reason)
 		case !r.Open:
 		case chosen < 0:
 			chosen = i

@@ -27,6 +27,10 @@ type tree struct {
 	wal     *os.Root            // where pg_wal leads; nil if it is in the stage
 	version string
 	mode    fs.FileMode // of the data directory
+
+	// sizes remembers what size found, by the digest of the path, while nobody
+	// writes; nil: it looks each time. Not safe for concurrent use.
+	sizes map[repo.Digest]int64
 }
 
 // openTree opens the directories of a plan, which exist.
@@ -233,6 +237,19 @@ func (t *tree) open(name string, flag int) (*os.File, error) {
 
 // size gives the size of a file, -1 if there is none.
 func (t *tree) size(name string) int64 {
+	if t.sizes == nil {
+		return t.look(name)
+	}
+	key := repo.DigestOf([]byte(name))
+	n, ok := t.sizes[key]
+	if !ok {
+		n = t.look(name)
+		t.sizes[key] = n
+	}
+	return n
+}
+
+func (t *tree) look(name string) int64 {
 	root, rel, err := t.find(name)
 	if err != nil || root == nil {
 		return -1

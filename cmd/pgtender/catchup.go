@@ -53,7 +53,9 @@ in place, by the cheapest safe way:
   hashes   compare every page with the hashes in the repository, fetch those that differ
   full     remove the data and restore
 
---plan prints them all with what they cost, or why they are closed. That a backup
+--plan prints them all with what they cost, or why they are closed, and for each
+backup that serves what they would cost with that. It may be asked for while the
+server runs, and then says what would be done if it stopped now. That a backup
 and the archived WAL lead to what the leader has is proved before anything is
 touched, and WAL that only this member has is saved. What is killed in the middle
 goes on with the same command; until it is complete no server can start there.
@@ -62,9 +64,9 @@ With --member the member's Patroni is asked to do it (reinitialise), which runs
 create-replica there: for this, create_replica_methods must have it with
 keep_data: true. The command follows until the member streams from the leader.
 
-JSON keys: those of restore; the plan has local (state, timeline, redo, end,
-standby, hints_logged, diverged, hint_redo, lost, unknown) and lower too, each of its rungs
-seconds, the result kept_files. With --member: member, state, role, timeline, lag_bytes.`,
+JSON keys: those of restore; the plan has snapshot, lower and local (state,
+timeline, redo, end, standby, hints_logged, diverged, hint_redo, lost, unknown) too, its
+rungs have backup, may_pass and seconds, its candidates rungs, the result kept_files. With --member: member, state, role, timeline, lag_bytes.`,
 		Example: `  pgtender catchup --plan
   systemctl stop patroni && pgtender catchup && systemctl start patroni
   pgtender catchup --member pg3`,
@@ -125,7 +127,7 @@ func (a *app) catchup(ctx context.Context, n *node, f catchupFlags) error {
 	if gather.Repo, gather.SystemID, err = n.clusterRepository(ctx); err != nil {
 		return err
 	}
-	gather.Leader, gather.Major = n.leaderFacts, n.serverMajor(ctx)
+	gather.Leader, gather.Major, gather.Stopped = n.leaderFacts, n.serverMajor(ctx), f.plan
 	plan, err := makePlan(ctx, gather)
 	if err != nil {
 		return err

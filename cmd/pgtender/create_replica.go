@@ -89,7 +89,7 @@ func (a *app) createReplica(ctx context.Context, n *node, call hook.Call, f repl
 	}
 	gather.Repo, gather.Leader, gather.Major, gather.Log = r, n.leaderFacts, n.serverMajor(ctx), n.log
 	if f.plan {
-		gather.Purpose = catchup.Replica
+		gather.Purpose, gather.Stopped = catchup.Replica, true
 		plan, err := makePlan(ctx, gather)
 		if err != nil {
 			return err

@@ -206,6 +206,9 @@ func (a *app) printPlan(r restoreResult) error {
 		return a.printJSON(r)
 	}
 	p := r.Plan
+	if p.Snapshot {
+		fmt.Fprintf(a.out, "a server runs there (process %d): this is what would be done if it stopped now\n", p.Dir.PID)
+	}
 	fmt.Fprintf(a.out, "into %s, to %s, on timeline %s (%s)\n\n", p.Dir.Path, p.Target, p.Timeline, p.Lineage.Source)
 	rows := [][]string{{"BACKUP", "", "WHY"}}
 	for _, v := range p.Candidates {
@@ -220,19 +223,39 @@ func (a *app) printPlan(r restoreResult) error {
 	if p.Local != nil {
 		printLocal(a.out, p.Local)
 	}
-	rows = [][]string{{"", "WAY", "FETCH", "REQUESTS", "WRITE", "REPLAY", "SECONDS", "WHY"}}
+	printRungs(a.out, p)
+	for _, place := range p.Places {
+		fmt.Fprintf(a.out, "also written: %s\n", place.Path)
+	}
+	return nil
+}
+
+// printRungs prints the ladder, and below each way what it would cost with the
+// other backups.
+func printRungs(w io.Writer, p catchup.Plan) {
+	rows := [][]string{{"", "WAY", "BACKUP", "FETCH", "REQUESTS", "WRITE", "REPLAY", "SECONDS", "WHY"}}
+	add := func(mark, name string, r catchup.Rung) {
+		backup := "-"
+		if !r.Backup.IsZero() {
+			backup = r.Backup.String()
+		}
+		rows = append(rows, []string{mark, name, backup, size(r.Fetch), fmt.Sprint(r.Requests), size(r.Write), size(r.Replay), fmt.Sprint(r.Seconds), r.Reason})
+	}
 	for _, rung := range p.Rungs {
 		mark := " "
 		if rung.Name == p.Choice {
 			mark = "*"
 		}
-		rows = append(rows, []string{mark, string(rung.Name), size(rung.Fetch), fmt.Sprint(rung.Requests), size(rung.Write), size(rung.Replay), fmt.Sprint(rung.Seconds), rung.Reason})
+		add(mark, string(rung.Name), rung)
+		for _, v := range p.Candidates {
+			for _, other := range v.Rungs {
+				if other.Name == rung.Name && other.Backup != rung.Backup {
+					add(" ", "  or with", other)
+				}
+			}
+		}
 	}
-	table(a.out, rows)
-	for _, place := range p.Places {
-		fmt.Fprintf(a.out, "also written: %s\n", place.Path)
-	}
-	return nil
+	table(w, rows)
 }
 
 // printLocal tells of old data.
