@@ -154,12 +154,29 @@ func (w *watched) Plan(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, rung := range plan.Rungs {
-		if rung.Name == plan.Choice {
-			return fmt.Sprintf("%s: %s; fetch %s, write %s, replay %s", rung.Name, rung.Reason, size(rung.Fetch), size(rung.Write), size(rung.Replay)), nil
+	return planText(plan), nil
+}
+
+// planText is a plan in one line: the way that is taken, and what the others
+// would cost or why they are closed.
+func planText(plan catchup.Plan) string {
+	var chosen string
+	var others []string
+	for _, r := range plan.Rungs {
+		text := fmt.Sprintf("%s: %s", r.Name, r.Reason)
+		if r.Open {
+			text += fmt.Sprintf("; fetch %s, write %s, replay %s, about %d s", size(r.Fetch), size(r.Write), size(r.Replay), r.Seconds)
+		}
+		if r.Name == plan.Choice {
+			chosen = text
+		} else if r.Name != catchup.Nothing {
+			others = append(others, text)
 		}
 	}
-	return string(plan.Choice), nil
+	if !plan.Backup.ID.IsZero() && plan.Choice != catchup.ByReplay {
+		chosen += ", with backup " + plan.Backup.ID.String()
+	}
+	return chosen + " (" + strings.Join(others, "; ") + ")"
 }
 
 // Rebuild implements watch.Actions: this member's Patroni is asked to

@@ -61,7 +61,9 @@ func (w *Watcher) Run(ctx context.Context) error {
 		facts := w.Actions.Look(ctx)
 		trail = trail.Next(facts)
 		decision := Decide(facts, trail, w.Policy)
-		w.tell(told, decision)
+		if w.tell(told, decision) && decision.Symptom.ill() && !decision.Rebuild {
+			w.tellPlan(ctx, facts.View.Self)
+		}
 		told = decision
 		if decision.Rebuild {
 			w.rebuild(ctx, trail, decision)
@@ -76,10 +78,11 @@ func (w *Watcher) Run(ctx context.Context) error {
 }
 
 // tell logs what is new. Reasons hold times that change with every look, so
-// what counts as new is the symptom and whether it is acted on.
-func (w *Watcher) tell(before, now Decision) {
+// what counts as new is the symptom and whether it is acted on. It reports
+// whether anything was.
+func (w *Watcher) tell(before, now Decision) bool {
 	if before.Symptom == now.Symptom && before.Rebuild == now.Rebuild && len(before.Against) == len(now.Against) {
-		return
+		return false
 	}
 	level := slog.LevelInfo
 	switch {
@@ -89,6 +92,23 @@ func (w *Watcher) tell(before, now Decision) {
 		level = slog.LevelWarn
 	}
 	w.Log.Log(context.Background(), level, "watch", "symptom", now.Symptom, "reason", now.Reason, "against", now.Against)
+	return true
+}
+
+// planPatience is how long a plan may take that is made for the log alone.
+const planPatience = 5 * time.Minute
+
+// tellPlan logs how the member would be rebuilt where that is left to the
+// operator, or to later.
+func (w *Watcher) tellPlan(ctx context.Context, member string) {
+	ctx, cancel := context.WithTimeout(ctx, planPatience)
+	defer cancel()
+	plan, err := w.Actions.Plan(ctx)
+	if err != nil {
+		w.Log.WarnContext(ctx, "how the member would be rebuilt is not known", "member", member, "error", err)
+		return
+	}
+	w.Log.WarnContext(ctx, "the member could be rebuilt", "member", member, "plan", plan)
 }
 
 // rebuild has the member rebuilt under the cluster's lease, if it is still

@@ -3,6 +3,8 @@ package watch_test
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -102,8 +104,8 @@ func TestWatcherOnlyReports(t *testing.T) {
 	bubble(t, func(t *testing.T, server *mem.Server) {
 		n := &node{store: open(t, server, mem.Options{}), facts: fallen()}
 		during(t, 24*time.Hour, n.watcher(watch.Policy{}))
-		if len(n.rebuilds)+n.planned > 0 {
-			t.Errorf("%d rebuilds, %d plans", len(n.rebuilds), n.planned)
+		if len(n.rebuilds) > 0 || n.planned != 1 {
+			t.Errorf("%d rebuilds, %d plans for the log", len(n.rebuilds), n.planned)
 		}
 	})
 }
@@ -195,4 +197,27 @@ func TestWatcherStopsWithTheLease(t *testing.T) {
 			t.Errorf("%d rebuilds, at %s: want one, cut short", len(n.rebuilds), n.facts.Position)
 		}
 	})
+}
+
+func TestWatcherThatOnlyReportsLogsThePlan(t *testing.T) {
+	for name, test := range map[string]struct {
+		err  error
+		want string
+	}{
+		"as it is":             {nil, `level=WARN msg="the member could be rebuilt" member=pg3 plan="converge by block maps"`},
+		"or why there is none": {errors.New("no backup"), `level=WARN msg="how the member would be rebuilt is not known" member=pg3 error="no backup"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, server *mem.Server) {
+				n := &node{store: open(t, server, mem.Options{}), facts: fallen(), planErr: test.err}
+				w := n.watcher(watch.Policy{})
+				var log strings.Builder
+				w.Log = slog.New(slog.NewTextHandler(&log, nil))
+				during(t, time.Hour, w)
+				if n.planned != 1 || len(n.rebuilds) > 0 || !strings.Contains(log.String(), test.want) {
+					t.Errorf("planned %d times, rebuilt %d times:\n%s", n.planned, len(n.rebuilds), log.String())
+				}
+			})
+		})
+	}
 }
