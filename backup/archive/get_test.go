@@ -17,6 +17,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/pgtender/pgtender/backup/archive"
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/backup/repo/repotest"
@@ -237,22 +239,28 @@ func TestTheLeadersSegmentIsServed(t *testing.T) {
 	}
 }
 
-// TestDamageIsNeverHandedOver: two hundred flipped bits and truncations.
+// TestDamageIsNeverHandedOver: two hundred flipped bits and truncations. A fetch
+// names the object, a verification the segment.
 func TestDamageIsNeverHandedOver(t *testing.T) {
 	r, store := openMem(t)
-	b, dir := filled(1, 4, 4), t.TempDir()
+	b, dir := filled(1, 4, 5), t.TempDir()
 	key := push(t, r, b.save(t, dir, 4, "")).Key
+	push(t, r, b.save(t, dir, 5, "")) // says what a damaged header does not
 	sound, err := storage.ReadAll(t.Context(), store, key, 1<<30)
 	if err != nil {
 		t.Fatal(err)
 	}
 	dest := save(t, filepath.Join(dir, "out"), []byte("before"))
 	rng := rand.New(rand.NewPCG(1, 2))
-	for i := range 200 {
+	rounds := 200
+	if testing.Short() {
+		rounds = 40
+	}
+	for i := range rounds {
 		damaged, what := bytes.Clone(sound), ""
 		if i%2 == 0 {
 			bit := rng.IntN(8 * len(sound))
-			if i < 80 { // the parts before the chunks are small: hit them too
+			if i < 2*rounds/5 { // the parts before the chunks are small: hit them too
 				bit = rng.IntN(8 * 600)
 			}
 			damaged[bit/8] ^= 1 << (bit % 8)
@@ -269,11 +277,24 @@ func TestDamageIsNeverHandedOver(t *testing.T) {
 		if got, _ := os.ReadFile(dest); string(got) != "before" {
 			t.Fatalf("%s: handed over", what)
 		}
+		if diff := cmp.Diff([]string{"damaged 4..4"}, deepFaults(t, r)); diff != "" {
+			t.Errorf("%s: verified: %s", what, diff)
+		}
 	}
 	replace(t, store, key, sound)
 	if err := damagedGet(t, r, b.name(4), dest); err != nil {
 		t.Error(err)
 	}
+	if f := deepFaults(t, r); len(f) != 0 {
+		t.Errorf("the sound segment has faults: %v", f)
+	}
+}
+
+// deepFaults reads everything, in no time of the clock's.
+func deepFaults(t *testing.T, r *repo.Repo) (found []string) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { found = faults(verify(t, r, pg.FirstTimeline(), true)) })
+	return found
 }
 
 // damagedGet fetches in no time of the clock's, retries included.

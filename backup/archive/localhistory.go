@@ -115,13 +115,16 @@ func localSegmentSize(dir string) (pg.SegmentSize, bool) {
 	return 0, false
 }
 
-// SegmentSize reads the cluster's segment size from the archive. It is an
+// SegmentSize reads the cluster's segment size from the archive: from its first
+// segment, or where damage is found, from one of the next. It is an
 // [fs.ErrNotExist] if no segment is archived.
 func SegmentSize(ctx context.Context, r *repo.Repo) (pg.SegmentSize, error) {
 	incarnations, err := r.Incarnations(ctx)
 	if err != nil {
 		return 0, err
 	}
+	const tries = 20 // that damage may cost
+	var damaged []error
 	for _, i := range incarnations {
 		// What number a name means depends on the size asked for, so a listing
 		// with another size can call a key damaged; the object knows better.
@@ -136,8 +139,15 @@ func SegmentSize(ctx context.Context, r *repo.Repo) (pg.SegmentSize, error) {
 				continue // no segment
 			}
 			h, err := r.ReadWALHeader(ctx, key)
+			if bad := (*repo.CorruptError)(nil); errors.As(err, &bad) && len(damaged) < tries {
+				damaged = append(damaged, err)
+				continue
+			}
 			return h.SegmentSize, storage.NotAbsence(err) // it was listed: something is archived
 		}
+	}
+	if len(damaged) > 0 {
+		return 0, damaged[0]
 	}
 	return 0, fmt.Errorf("read the segment size from the archive of %s: no segment is archived: %w", r.Cluster(), fs.ErrNotExist)
 }
