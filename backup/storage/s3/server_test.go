@@ -41,15 +41,20 @@ func startServer(t testing.TB) *server {
 	}
 	address := servertest.FreeAddress(t)
 	cmd := exec.Command(binary, "--access", accessKey, "--secret", secretKey, "--port", address, "--quiet", "--keep-alive", "posix", folder)
-	proc := servertest.Start(t, cmd, func(ctx context.Context) error {
+	proc := servertest.Start(t, cmd, listens(address))
+	return &server{endpoint: "http://" + address, proc: proc, folder: folder}
+}
+
+// listens reports an error until a server accepts connections.
+func listens(address string) func(context.Context) error {
+	return func(ctx context.Context) error {
 		var d net.Dialer
 		c, err := d.DialContext(ctx, "tcp", address)
 		if err == nil {
 			c.Close()
 		}
 		return err
-	})
-	return &server{endpoint: "http://" + address, proc: proc, folder: folder}
+	}
 }
 
 // options are those of a store with a prefix of its own and short waits.
