@@ -1,19 +1,18 @@
 package e2e_test
 
 import (
-	"encoding/json"
 	"fmt"
-	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"testing"
 
 	"github.com/pgtender/pgtender/e2e/lab"
 	"github.com/pgtender/pgtender/internal/pg"
+	"github.com/pgtender/pgtender/internal/pgtest"
+	"github.com/pgtender/pgtender/internal/soak"
 )
 
 // chaosMode is how the members of a cluster archive.
@@ -24,12 +23,16 @@ type chaosMode struct {
 	// guaranteed: whatever happens to one member at a time, no segment of the
 	// surviving history is lost. Where it is not, each that is gets named.
 	guaranteed bool
+	// other makes the archiver; pgtender if nil. It skips the test where what it
+	// needs is not installed.
+	other func(t *testing.T, part int) archiver
 }
 
 var chaosModes = []chaosMode{
 	{name: "always", archive: "always", guaranteed: true},
 	{name: "agent", archive: "on", agent: true, guaranteed: true},
 	{name: "on", archive: "on"},
+	{name: "pgbackrest", archive: "on", other: newBackrest},
 }
 
 // TestChaos lets a few failovers happen while archiving is blocked or slow.
@@ -38,19 +41,44 @@ func TestChaos(t *testing.T) {
 	for _, mode := range chaosModes[:2] {
 		t.Run(mode.name, func(t *testing.T) {
 			t.Parallel()
-			chaosRounds(t, mode, 2)
+			newChaos(t, mode, 0, envNumber(t, "PGTENDER_SEED", rand.Uint64()>>1)).rounds(t, 2)
 		})
 	}
 }
 
-// TestSoakChaos does it for as long as it takes to believe it: PGTENDER_ROUNDS
-// failovers (default 200) in each mode. PGTENDER_SEED repeats a run.
+// chaosPart is how many rounds one cluster goes through in a soak, before it is
+// restored from its archive and the next is made.
+const chaosPart = 20
+
+// TestSoakChaos does it for as long as it takes to believe it: PGTENDER_FAILOVERS
+// failovers (default 200) in each mode, switchovers and killed standbys not
+// counted. The parts are numbered, and those that have passed are remembered with
+// what happened in them: see package soak. PGTENDER_SEED repeats what happened in
+// the part of that number.
 func TestSoakChaos(t *testing.T) {
-	if os.Getenv("PGTENDER_SOAK") == "" {
-		t.Skip("PGTENDER_SOAK is not set")
-	}
+	soak.Skip(t)
+	passed := soak.Open(t, "chaos-soak")
+	enough := envNumber(t, "PGTENDER_FAILOVERS", 200)
 	for _, mode := range chaosModes {
-		t.Run(mode.name, func(t *testing.T) { chaosRounds(t, mode, envNumber(t, "PGTENDER_ROUNDS", 200)) })
+		t.Run(mode.name, func(t *testing.T) {
+			prefix := mode.name + "-"
+			for part := 0; passed.Total(prefix)["failovers"] < enough; part++ {
+				name := prefix + strconv.Itoa(part)
+				if passed.Passed(name) {
+					continue
+				}
+				t.Run(fmt.Sprintf("part %d", part), func(t *testing.T) {
+					c := newChaos(t, mode, part, envNumber(t, "PGTENDER_SEED", uint64(part)))
+					if c.rounds(t, chaosPart); !t.Failed() && !t.Skipped() {
+						passed.Note(t, name, c.tally)
+					}
+				})
+				if !passed.Passed(name) {
+					return
+				}
+			}
+			t.Logf("%s: %v", mode.name, passed.Total(prefix))
+		})
 	}
 }
 
@@ -67,25 +95,39 @@ func envNumber(t *testing.T, name string, or uint64) int {
 	return int(n)
 }
 
-func chaosRounds(t *testing.T, mode chaosMode, rounds int) {
-	seed := envNumber(t, "PGTENDER_SEED", rand.Uint64()>>1)
+// newChaos prepares a cluster. Its part in a soak may say what its archiver does
+// differently; what happens to it follows from the seed.
+func newChaos(t *testing.T, mode chaosMode, part, seed int) *chaos {
+	t.Helper()
 	t.Logf("PGTENDER_SEED=%d", seed)
-	s := prepareSite(t, siteOptions{Archive: hindered})
-	for _, n := range s.Nodes {
-		err := n.WriteConfig(func(c *lab.NodeConfig) {
-			c.Parameters = map[string]any{"archive_mode": mode.archive}
+	c := &chaos{
+		mode: mode, random: rand.New(rand.NewPCG(uint64(seed), 2)),
+		holes: map[string]bool{}, tally: soak.Tally{}, archiver: &ownArchiver{},
+	}
+	if mode.other != nil {
+		c.archiver = mode.other(t, part)
+	}
+	c.site = prepareSite(t, siteOptions{})
+	for _, n := range c.Nodes {
+		err := n.WriteConfig(func(conf *lab.NodeConfig) {
+			c.archiver.configure(t, c.site, conf)
+			conf.ArchiveCommand = hindered(n, conf.ArchiveCommand)
+			conf.Parameters = map[string]any{"archive_mode": mode.archive}
 			// Nothing but archiving shall hold WAL back, or there is nothing to
 			// lose. Patroni takes no less.
-			c.ClusterParameters = map[string]any{"wal_keep_size": "16MB", "min_wal_size": "32MB", "max_wal_size": "64MB"}
+			conf.ClusterParameters = map[string]any{"wal_keep_size": "16MB", "min_wal_size": "32MB", "max_wal_size": "64MB"}
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	c := &chaos{site: s, mode: mode, random: rand.New(rand.NewPCG(uint64(seed), 2))}
+	return c
+}
+
+func (c *chaos) rounds(t *testing.T, count int) {
 	c.begin(t)
-	for i := range rounds {
-		if !t.Run(fmt.Sprintf("round %d", i), c.round) {
+	for i := range count {
+		if !t.Run(fmt.Sprintf("round %d", i), c.round) || c.over {
 			return
 		}
 	}
@@ -99,24 +141,43 @@ func hindered(n *lab.Node, command string) string {
 
 func slow(n *lab.Node) string { return filepath.Join(n.Dir, "archiving-is-slow") }
 
+// archiver is who archives for a cluster in chaos, and how it is judged.
+type archiver interface {
+	// configure sets the commands of a member.
+	configure(t *testing.T, s *site, c *lab.NodeConfig)
+	// begin makes a first backup of the running cluster.
+	begin(t *testing.T, c *chaos)
+	// stored gives the names of all segments in the repository, by its files.
+	stored(t *testing.T, c *chaos) map[string]bool
+	// settle waits until the repository has a segment of the leader's and all
+	// before it that it is to get, and reports whether it will have.
+	settle(t *testing.T, c *chaos, leader *lab.Node, segment string) bool
+	// judge compares what the archiver's own commands say with which segments of
+	// log, the leader's history, the repository lacks. fresh: some are new.
+	judge(t *testing.T, c *chaos, leader *lab.Node, log, lacks []string, fresh bool)
+	// end restores to the end of what survived, by a server that knows nothing of
+	// the cluster.
+	end(t *testing.T, c *chaos, leader *lab.Node)
+}
+
 // chaos is a cluster to which things happen.
 type chaos struct {
 	*site
-	mode   chaosMode
-	random *rand.Rand
-	base   infoBackup
-	commit int // rows acknowledged so far, numbered from 1
-	holes  map[string]bool
-	agents *agents // of the round
+	mode     chaosMode
+	archiver archiver
+	random   *rand.Rand
+	commit   int // rows acknowledged so far, numbered from 1
+	holes    map[string]bool
+	tally    soak.Tally // of what happened
+	over     bool       // the archiver has given up for good
+	agents   *agents    // of the round
 }
 
 func (c *chaos) begin(t *testing.T) {
 	c.up(t)
 	c.WaitSyncStandby()
 	server(c.site, c.Leader()).Exec(t, "CREATE TABLE ledger (i int PRIMARY KEY, filler text)")
-	c.base = c.backup(t)
-	c.useMethod(t, map[string]any{"keep_data": true})
-	c.holes = map[string]bool{}
+	c.archiver.begin(t, c)
 }
 
 // round hinders archiving, writes WAL, takes a member away, lets it come back,
@@ -136,7 +197,11 @@ func (c *chaos) round(t *testing.T) {
 	leader = c.WaitLeader()
 	c.archivedAll(t, leader)
 	t.Logf("archiving %s, %s; %s leads", hindrance, event, leader.Name)
+	c.tally["events"]++
 	c.judge(t, leader)
+	if c.over {
+		return
+	}
 	for _, n := range c.Nodes {
 		if !n.Running() {
 			c.StartNode(n)
@@ -202,24 +267,31 @@ func (c *chaos) happen(t *testing.T, leader *lab.Node) string {
 	case 0:
 		next := c.WaitSyncStandby()
 		c.Switchover(next)
+		c.tally["switchovers"]++
 		return "switchover to " + next.Name
 	case 1:
 		standby := c.WaitSyncStandby()
 		c.die(standby)
 		c.Expire(standby)
 		c.WaitSyncStandby()
+		c.tally["standbys"]++
 		return standby.Name + " killed, a standby"
 	case 2, 3:
-		c.die(leader)
-		failOver(t, c.site, leader)
+		c.loseLeader(t, leader)
 		if err := leader.Wipe(); err != nil {
 			t.Fatal(err)
 		}
 		return leader.Name + " gone for good, the leader"
 	}
+	c.loseLeader(t, leader)
+	return leader.Name + " killed, the leader"
+}
+
+func (c *chaos) loseLeader(t *testing.T, leader *lab.Node) {
+	t.Helper()
 	c.die(leader)
 	failOver(t, c.site, leader)
-	return leader.Name + " killed, the leader"
+	c.tally["failovers"]++
 }
 
 // die kills all of a member, its agent too.
@@ -234,61 +306,59 @@ func (c *chaos) die(n *lab.Node) {
 func (c *chaos) archivedAll(t *testing.T, leader *lab.Node) {
 	t.Helper()
 	last := server(c.site, leader).Value(t, "SELECT pg_walfile_name(pg_switch_wal())")
-	waitFor(t, "segment "+last+" to be archived", func() bool { return c.stored(t)[last] })
+	c.over = !c.archiver.settle(t, c, leader, last)
 }
 
-// stored gives the names of all segments in the repository, by its files.
-func (c *chaos) stored(t *testing.T) map[string]bool {
-	t.Helper()
-	out := map[string]bool{}
-	err := filepath.WalkDir(c.repo.dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && !d.IsDir() && len(d.Name()) == 24 && strings.Contains(path, "/wal/") {
-			out[d.Name()] = true
-		}
-		return nil // files come and go
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
-}
-
-// judge compares what wal verify says with what the files of the repository and
-// the leader's own history file say.
+// judge finds what the archive lacks of the leader's own history, and whether its
+// keeper says so.
 func (c *chaos) judge(t *testing.T, leader *lab.Node) {
 	t.Helper()
-	log, stored := c.log(t, leader), c.stored(t)
+	log, stored := c.log(t, leader), c.archiver.stored(t, c)
 	for len(log) > 0 && !stored[log[0]] {
 		log = log[1:] // from before the first backup
 	}
 	for len(log) > 0 && !stored[log[len(log)-1]] {
 		log = log[:len(log)-1] // not archived yet
 	}
-	want := slices.DeleteFunc(slices.Clone(log), func(name string) bool { return stored[name] })
-	o := c.run(t, leader, "wal", "verify", "--json")
-	got := missingSegments(t, o, log)
-	if !slices.Equal(got, want) || (o.code == 0) != (len(want) == 0) {
-		t.Fatalf("the archive lacks %v, wal verify says %v: %v", want, got, o)
-	}
-	if c.mode.guaranteed && len(want) > 0 {
-		t.Fatalf("the archive has holes: %v", want)
-	}
+	lacks := slices.DeleteFunc(slices.Clone(log), func(name string) bool { return stored[name] })
 	fresh := false
-	for _, name := range want {
+	for _, name := range lacks {
 		fresh = fresh || !c.holes[name]
 		c.holes[name] = true
 	}
-	if fresh {
-		// What comes before a hole leads nowhere any more.
-		c.base = c.backup(t)
-	}
+	c.archiver.judge(t, c, leader, log, lacks, fresh)
 }
+
+// end restores what survived, and adds up what happened.
+func (c *chaos) end(t *testing.T) {
+	t.Helper()
+	leader := c.WaitLeader()
+	c.WaitStreaming(2)
+	if got, want := ledger(t, server(c.site, leader)), fmt.Sprintf("%d rows up to %d", c.commit, c.commit); got != want {
+		t.Errorf("the leader has %s, want %s", got, want)
+	}
+	c.archiver.end(t, c, leader)
+	log := c.log(t, leader)
+	last, err := pg.ParseSegment(log[len(log)-1], chaosSegment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.tally.Add(soak.Tally{"segments": len(log), "timelines": int(last.Timeline), "missing": len(c.holes), "rows": c.commit, "restores": 1})
+	t.Logf("%v", c.tally)
+}
+
+func ledger(t testing.TB, c *pgtest.Cluster) string {
+	t.Helper()
+	return c.Value(t, "SELECT count(*) || ' rows up to ' || coalesce(max(i), 0) FROM ledger")
+}
+
+const chaosSegment = pg.SegmentSize(16 << 20)
 
 // log names the segments that make up the leader's history, from the first one
 // to the last that is complete, as its history file has it.
 func (c *chaos) log(t *testing.T, leader *lab.Node) []string {
 	t.Helper()
-	const size = pg.SegmentSize(16 << 20)
+	const size = chaosSegment
 	last, err := pg.ParseSegment(server(c.site, leader).Value(t, "SELECT pg_walfile_name(pg_current_wal_lsn())"), size)
 	if err != nil {
 		t.Fatal(err)
@@ -311,42 +381,4 @@ func (c *chaos) log(t *testing.T, leader *lab.Node) []string {
 		out = append(out, g.Name(size))
 	}
 	return out
-}
-
-// missingSegments are those that wal verify reports, by their place in log.
-func missingSegments(t *testing.T, o outcome, log []string) []string {
-	t.Helper()
-	var verdict struct {
-		Faults []struct{ Kind, First, Last string }
-	}
-	if err := json.Unmarshal([]byte(o.stdout), &verdict); err != nil {
-		t.Fatalf("%v\n%v", err, o)
-	}
-	var out []string
-	for _, f := range verdict.Faults {
-		first, last := slices.Index(log, f.First), slices.Index(log, f.Last)
-		if f.Kind != "missing" || first < 0 || last < first {
-			t.Errorf("wal verify reports %+v, which is no gap in %v", f, log)
-			continue
-		}
-		out = append(out, log[first:last+1]...)
-	}
-	return out
-}
-
-// end restores to the end of what survived, by a server that knows nothing of
-// the cluster: every acknowledged row must be there.
-func (c *chaos) end(t *testing.T) {
-	t.Helper()
-	leader := c.WaitLeader()
-	c.WaitStreaming(2)
-	primary := server(c.site, leader)
-	query := "SELECT count(*) || ' rows up to ' || coalesce(max(i), 0) FROM ledger"
-	want := fmt.Sprintf("%d rows up to %d", c.commit, c.commit)
-	if got := primary.Value(t, query); got != want {
-		t.Errorf("the leader has %s, want %s", got, want)
-	}
-	content := mark(t, primary, "the end")
-	equalsAt(t, c.site, c.base, content)
-	t.Logf("%d rows, %d segments in holes", c.commit, len(c.holes))
 }
