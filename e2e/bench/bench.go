@@ -21,6 +21,10 @@ func bench(ctx context.Context, o options, note io.Writer) (report *Report, err 
 	if err != nil {
 		return nil, err
 	}
+	if o.sizes != "" {
+		report := newReport(tools, skipped, o)
+		return report, chains(ctx, m, o, tools, report)
+	}
 	if err := m.startSource(ctx, o.size, o.wide); err != nil {
 		return nil, err
 	}

@@ -26,6 +26,8 @@ func TestUsage(t *testing.T) {
 		{"an argument", []string{"all"}, `argument "all" is not known`},
 		{"no rounds", []string{"--runs", "0"}, "--runs 0: want 1 or more"},
 		{"more than all", []string{"--wide", "101"}, "--wide 101: want 0 to 100"},
+		{"a size that is none", []string{"--jobs", "incremental", "--sizes", "1,x"}, "want numbers of MB"},
+		{"sizes for other jobs", []string{"--sizes", "1"}, "--sizes is for --jobs incremental"},
 		{"an unknown job", []string{"--jobs", "backup,verify"}, `"verify" is none of backup, restore, incremental, push, backlog, recovery`},
 	}
 	for _, tt := range tests {
@@ -172,5 +174,56 @@ func TestWholeBench(t *testing.T) {
 		if run.Wall <= 0 || run.Work <= 0 || run.RSS <= 0 || run.Job == "backup" && (run.Stored <= 0 || run.Stored >= r.DataBytes) {
 			t.Errorf("figures of %s by %s: %+v", run.Job, run.Tool, run.Figures)
 		}
+	}
+}
+
+func TestLinesOfAChainAreComparedWithTheSmallestDatabase(t *testing.T) {
+	line := func(mb int, job string, n int, work, cpu float64) Chain {
+		return Chain{SizeMB: mb, DataBytes: int64(mb) * 1e6, Tool: "pgtender", Job: job, Number: n, Figures: Figures{Work: work, CPU: cpu, Stored: 30}, Compressed: 20}
+	}
+	r := &Report{Chains: []Chain{
+		line(400, "incremental", 1, 3, 2), line(400, "incremental", 2, 3, 2), line(400, "incremental", 3, 6, 2), line(400, "restore", 3, 8, 8),
+		line(100, "incremental", 1, 2, 2), line(100, "incremental", 2, 2, 2), line(100, "incremental", 3, 3, 4), line(100, "restore", 3, 1, 1), line(100, "restore", 3, 3, 3),
+	}}
+	r.relate()
+	for i, want := range []struct{ work, cpu float64 }{{1.5, 1}, {1.5, 1}, {2, 0.5}, {4, 4}, {}, {}, {}, {}, {}} {
+		if l := r.Chains[i]; l.Over != want.work || l.CPUOver != want.cpu {
+			t.Errorf("%d MB, %s %d: %v and %v, want %v", l.SizeMB, l.Job, l.Number, l.Over, l.CPUOver, want)
+		}
+	}
+	var out strings.Builder
+	if err := r.writeChains(&out, 3); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"incremental 1, pgtender", "incremental 3, pgtender", "1.50"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("the table lacks %q:\n%s", want, out.String())
+		}
+	}
+	if strings.Contains(out.String(), "incremental 2, ") {
+		t.Error("the table has every incremental backup")
+	}
+}
+
+func TestPagesOfARelationAreReadFromItsFiles(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "16384")
+	for name, at := range map[string]int64{path: 3, path + ".1": 1} {
+		f, err := os.Create(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt(bytes.Repeat([]byte{byte(at)}, blockSize), at*blockSize); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := readBlocks(path, []int64{3, fileOfBlocks + 1})
+	if err != nil || len(got) != 2*blockSize || got[0] != 3 || got[blockSize] != 1 {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	if _, err := readBlocks(path, []int64{4}); err == nil {
+		t.Error("a page past the end was read")
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 )
 
 // incremental measures an incremental backup of random pages on a full one. All
@@ -73,18 +74,33 @@ func (c *comparison) incremental(ctx context.Context, round int, t tool) error {
 // touch changes about n random pages of the two large tables, a few bytes in
 // each and nothing else: locking a row is written into its page and to WAL.
 func (p *postgres) touch(ctx context.Context, n int) (pages int, err error) {
-	for _, table := range []string{"wide", "pgbench_accounts"} {
-		locked, err := p.sql(ctx, fmt.Sprintf(`
-SELECT count(*) FROM (SELECT 1 FROM %[1]s WHERE ctid = ANY (ARRAY(
-  SELECT DISTINCT format('(%%s,1)', floor(random() * (pg_relation_size('%[1]s') / 8192))::bigint)::tid FROM generate_series(1, %[2]d))) FOR UPDATE) s`, table, n/2))
+	for _, table := range touchedTables {
+		blocks, err := p.touchTable(ctx, table, n/len(touchedTables))
 		if err != nil {
 			return 0, err
 		}
-		count, err := strconv.Atoi(locked)
-		if err != nil {
-			return 0, fmt.Errorf("touch pages: %q", locked)
-		}
-		pages += count
+		pages += len(blocks)
 	}
 	return pages, nil
+}
+
+var touchedTables = []string{"wide", "pgbench_accounts"}
+
+// touchTable changes about n random pages of one table, and gives which.
+func (p *postgres) touchTable(ctx context.Context, table string, n int) ([]int64, error) {
+	locked, err := p.sql(ctx, fmt.Sprintf(`
+SELECT string_agg(block::text, ',') FROM (SELECT (ctid::text::point)[0]::bigint AS block FROM %[1]s WHERE ctid = ANY (ARRAY(
+  SELECT DISTINCT format('(%%s,1)', floor(random() * (pg_relation_size('%[1]s') / 8192))::bigint)::tid FROM generate_series(1, %[2]d))) FOR UPDATE) s`, table, n))
+	if err != nil {
+		return nil, err
+	}
+	var blocks []int64
+	for text := range strings.SplitSeq(locked, ",") {
+		b, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("touch pages of %s: %q", table, text)
+		}
+		blocks = append(blocks, b)
+	}
+	return blocks, nil
 }

@@ -3,6 +3,11 @@
 // incremental backup of random pages, and the push of single WAL segments.
 //
 //	go run ./e2e/bench [--size MB] [--runs N] [--json]
+//	go run ./e2e/bench --jobs incremental --sizes 1024,4096,8192 --incrementals 60
+//
+// The second form is one comparison of its own: the same number of random pages
+// changed on databases of several sizes, the first and the last of many
+// incremental backups, and the restore of the last beside that of a full one.
 //
 // It makes a throw-away PostgreSQL 15 with page checksums, reachable through a
 // socket in its own folder, and touches no other server. Peers are pgBackRest,
@@ -28,6 +33,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 )
@@ -41,20 +47,23 @@ func main() {
 
 // options are the flags.
 type options struct {
-	size       int // of the databases, MB
-	wide       int // percent of it
-	runs       int
-	workers    int
-	segments   int // pushed one by one
-	backlog    int // segments of a backlog, and of a recovery
-	pages      int // changed before an incremental backup
-	dir        string
-	tools      string
-	jobs       string
-	pgtender   string
-	pgbackrest string
-	cold       bool
-	asJSON     bool
+	size     int // of the databases, MB
+	wide     int // percent of it
+	runs     int
+	workers  int
+	segments int // pushed one by one
+	backlog  int // segments of a backlog, and of a recovery
+	pages    int // changed before an incremental backup
+
+	sizes        string // of databases to compare incremental backups on, MB; "": no such comparison
+	incrementals int    // on each of them
+	dir          string
+	tools        string
+	jobs         string
+	pgtender     string
+	pgbackrest   string
+	cold         bool
+	asJSON       bool
 }
 
 func (o options) validate() error {
@@ -63,15 +72,39 @@ func (o options) validate() error {
 			return fmt.Errorf("--jobs: %q is none of %s", job, strings.Join(jobNames, ", "))
 		}
 	}
-	for name, v := range map[string]int{"size": o.size, "runs": o.runs, "workers": o.workers, "segments": o.segments, "pages": o.pages} {
+	for name, v := range map[string]int{"size": o.size, "runs": o.runs, "workers": o.workers, "segments": o.segments, "pages": o.pages, "incrementals": o.incrementals} {
 		if v < 1 {
 			return fmt.Errorf("--%s %d: want 1 or more", name, v)
 		}
+	}
+	for _, mb := range o.sizesMB() {
+		if mb < 1 {
+			return fmt.Errorf("--sizes %s: want numbers of MB, 1 or more", o.sizes)
+		}
+	}
+	if o.sizes != "" && o.jobs != "incremental" {
+		return errors.New("--sizes is for --jobs incremental")
 	}
 	if o.wide < 0 || o.wide > 100 {
 		return fmt.Errorf("--wide %d: want 0 to 100", o.wide)
 	}
 	return nil
+}
+
+// sizesMB gives the sizes, -1 for one that is no number.
+func (o options) sizesMB() []int {
+	var out []int
+	if o.sizes == "" {
+		return nil
+	}
+	for text := range strings.SplitSeq(o.sizes, ",") {
+		mb, err := strconv.Atoi(strings.TrimSpace(text))
+		if err != nil {
+			mb = -1
+		}
+		out = append(out, mb)
+	}
+	return out
 }
 
 // does reports whether a job is wanted.
@@ -95,6 +128,8 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	flags.IntVar(&o.workers, "workers", 2, "readers and compressors of each tool")
 	flags.IntVar(&o.segments, "segments", 8, "WAL `segments` to push one by one")
 	flags.IntVar(&o.pages, "pages", 10000, "random `pages` to change before each incremental backup")
+	flags.StringVar(&o.sizes, "sizes", "", "compare incremental backups on databases of these sizes, a list of `MB`; for the job incremental alone")
+	flags.IntVar(&o.incrementals, "incrementals", 60, "with --sizes: incremental `backups`, one on the other")
 	flags.IntVar(&o.backlog, "backlog", 100, "WAL `segments` of a backlog, and of a recovery")
 	flags.StringVar(&o.dir, "dir", "", "`folder` to work in; it is kept, and its server is used again by the next run (default: a new one, removed at the end)")
 	flags.StringVar(&o.tools, "tools", strings.Join(toolNames, ","), "`tools` to run")
@@ -119,6 +154,8 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	report, err := bench(ctx, o, errOut)
 	if err == nil && o.asJSON {
 		err = report.writeJSON(out)
+	} else if err == nil && o.sizes != "" {
+		err = report.writeChains(out, o.incrementals)
 	} else if err == nil {
 		err = report.writeTable(out)
 	}

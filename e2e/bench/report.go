@@ -24,6 +24,7 @@ type Report struct {
 	Skipped    []string          `json:"skipped,omitempty"`
 	Runs       []Run             `json:"runs"`
 	Summary    []Summary         `json:"summary"`
+	Chains     []Chain           `json:"chains,omitempty"` // of --sizes
 
 	order []string // of the tools
 }
@@ -77,10 +78,14 @@ func newReport(tools []tool, skipped []string, o options) *Report {
 }
 
 func (r *Report) add(round int, tool, job string, u usage, checkpoint, wal time.Duration, stored int64) {
-	r.Runs = append(r.Runs, Run{round, tool, job, Figures{
+	r.Runs = append(r.Runs, Run{round, tool, job, figures(u, checkpoint, wal, stored)})
+}
+
+func figures(u usage, checkpoint, wal time.Duration, stored int64) Figures {
+	return Figures{
 		Wall: u.wall.Seconds(), Checkpoint: checkpoint.Seconds(), WAL: wal.Seconds(), Work: (u.wall - checkpoint - wal).Seconds(),
 		CPU: u.cpu.Seconds(), ServerCPU: u.server.Seconds(), RSS: u.rss, Stored: stored,
-	}})
+	}
 }
 
 const ours = "pgtender"

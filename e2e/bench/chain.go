@@ -1,0 +1,327 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// Chain is one line of the comparison of incremental backups on databases of
+// several sizes. Each incremental backup follows the same number of random pages
+// that were changed.
+type Chain struct {
+	SizeMB    int    `json:"size_mb"` // asked for
+	DataBytes int64  `json:"data_bytes"`
+	Tool      string `json:"tool"`
+	Job       string `json:"job"`              // full, incremental, restore, restore of full
+	Number    int    `json:"number,omitempty"` // of the incremental backup, and of the one restored, from 1
+	Figures
+	// Of an incremental backup: the pages that were changed, and what they take
+	// up when compressed in pieces of 64 KiB.
+	Pages      int   `json:"pages,omitempty"`
+	Compressed int64 `json:"compressed_bytes,omitempty"`
+	// Over is the work of the same job by the same tool on the smallest database,
+	// and CPUOver its processor time: this line's divided by that one's.
+	Over    float64 `json:"work_over_smallest,omitempty"`
+	CPUOver float64 `json:"cpu_over_smallest,omitempty"`
+}
+
+// Jobs of a chain.
+const (
+	chainFull        = "full"
+	chainIncremental = "incremental"
+	chainRestore     = "restore"
+	chainRestoreFull = "restore of full"
+)
+
+// chains measures the judged case on a database of each size, one after the
+// other. What it makes for a size is removed before the next.
+func chains(ctx context.Context, m *machine, o options, tools []tool, report *Report) error {
+	for _, mb := range o.sizesMB() {
+		if err := m.clear(tools); err != nil {
+			return err
+		}
+		if err := chainsOf(ctx, m, o, mb, tools, report); err != nil {
+			return errors.Join(err, m.clear(tools))
+		}
+		if err := m.clear(tools); err != nil {
+			return err
+		}
+	}
+	report.relate()
+	return nil
+}
+
+// clear removes the source and all repositories.
+func (m *machine) clear(tools []tool) error {
+	names := []string{"data", "data-made", "restored"}
+	for _, t := range tools {
+		names = append(names, t.name()+"-repo")
+	}
+	for _, name := range names {
+		if err := os.RemoveAll(m.path(name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func chainsOf(ctx context.Context, m *machine, o options, mb int, tools []tool, report *Report) error {
+	if err := m.startSource(ctx, mb, o.wide); err != nil {
+		return err
+	}
+	defer m.server.stop()
+	data, err := size(m.server.dataDir, func(path string) bool { return strings.Contains(path, "/pg_wal/") })
+	if err != nil {
+		return err
+	}
+	c := &chain{comparison: &comparison{machine: m, opts: o, report: report}, mb: mb, data: data}
+	if c.want, err = m.server.content(ctx); err != nil {
+		return err
+	}
+	for _, t := range tools {
+		if inc, ok := t.(incrementer); ok {
+			if err := c.of(ctx, inc); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// chain is one database being measured.
+type chain struct {
+	*comparison
+	mb   int
+	data int64
+}
+
+// of measures one tool: a full backup, incremental ones on it, and restores.
+func (c *chain) of(ctx context.Context, t incrementer) error {
+	archive, err := t.prepare(ctx)
+	if err == nil {
+		err = c.server.archiveWith(ctx, archive)
+	}
+	if err != nil {
+		return fmt.Errorf("prepare %s: %w", t.name(), err)
+	}
+	if err := c.backUp(ctx, t, t.backup(), Chain{Job: chainFull}); err != nil {
+		return err
+	}
+	for n := 1; n <= c.opts.incrementals; n++ {
+		pages, compressed, err := c.touched(ctx, archive)
+		if err != nil {
+			return err
+		}
+		if err := c.backUp(ctx, t, t.incremental(), Chain{Job: chainIncremental, Number: n, Pages: pages, Compressed: compressed}); err != nil {
+			return err
+		}
+	}
+	if err := c.restoreNewest(ctx, t, Chain{Job: chainRestore, Number: c.opts.incrementals}); err != nil {
+		return err
+	}
+	if err := c.server.archiveWith(ctx, archive); err != nil {
+		return err
+	}
+	if err := c.backUp(ctx, t, t.backup(), Chain{Job: chainFull}); err != nil {
+		return err
+	}
+	return c.restoreNewest(ctx, t, Chain{Job: chainRestoreFull})
+}
+
+// backUp measures one backup.
+func (c *chain) backUp(ctx context.Context, t incrementer, j job, line Chain) error {
+	before, err := t.stored()
+	if err != nil {
+		return err
+	}
+	if err := settleDisk(c.opts.cold, c.server.dataDir); err != nil {
+		return err
+	}
+	c.say("%d MB: %s backup %d by %s", c.mb, line.Job, line.Number, t.name())
+	u, err := c.measure(ctx, j)
+	if err != nil {
+		return err
+	}
+	checkpoint, wal, err := t.waits(u)
+	if err != nil {
+		return err
+	}
+	after, err := t.stored()
+	if err != nil {
+		return err
+	}
+	line.Figures = figures(u, checkpoint, wal, after-before)
+	c.keep(t, line)
+	return nil
+}
+
+func (c *chain) keep(t incrementer, line Chain) {
+	line.SizeMB, line.DataBytes, line.Tool = c.mb, c.data, t.name()
+	c.report.Chains = append(c.report.Chains, line)
+	c.say("  %.2f s, of which it waited %.2f for a checkpoint and %.2f for WAL; processor %.2f s, the server's %.2f; %.1f MB stored, %.1f MB changed",
+		line.Wall, line.Checkpoint, line.WAL, line.CPU, line.ServerCPU, float64(line.Stored)/1e6, float64(line.Compressed)/1e6)
+}
+
+// restoreNewest measures restores of the newest backup, as many as rounds, and
+// compares what the last one restored.
+func (c *chain) restoreNewest(ctx context.Context, t incrementer, line Chain) error {
+	dir := c.path("restored")
+	defer os.RemoveAll(dir)
+	for range c.opts.runs {
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+		if err := c.mkdir(dir, 0o700); err != nil {
+			return err
+		}
+		if err := settleDisk(c.opts.cold, c.dir); err != nil {
+			return err
+		}
+		c.say("%d MB: %s by %s", c.mb, line.Job, t.name())
+		u, err := c.measure(ctx, t.restore(dir))
+		if err != nil {
+			return err
+		}
+		line.Figures = figures(u, 0, 0, 0)
+		c.keep(t, line)
+	}
+	if err := c.verify(ctx, dir); err != nil {
+		return fmt.Errorf("what %s restored (%s): %w", t.name(), line.Job, err)
+	}
+	return nil
+}
+
+// touched changes random pages, brings them to disk and to the archive, and
+// compresses a copy of them.
+func (c *chain) touched(ctx context.Context, archive string) (pages int, compressed int64, err error) {
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		return 0, 0, err
+	}
+	defer enc.Close()
+	blocks := make(map[string][]int64)
+	for _, table := range touchedTables {
+		if blocks[table], err = c.server.touchTable(ctx, table, c.opts.pages/len(touchedTables)); err != nil {
+			return 0, 0, err
+		}
+	}
+	if err := c.server.archiveWith(ctx, archive); err != nil { // with a checkpoint
+		return 0, 0, err
+	}
+	for table, list := range blocks {
+		path, err := c.server.sql(ctx, "SELECT pg_relation_filepath('"+table+"')")
+		if err != nil {
+			return 0, 0, err
+		}
+		slices.Sort(list)
+		for piece := range slices.Chunk(list, 8) { // 64 KiB
+			raw, err := readBlocks(filepath.Join(c.server.dataDir, path), piece)
+			if err != nil {
+				return 0, 0, err
+			}
+			compressed += int64(len(enc.EncodeAll(raw, nil)))
+		}
+		pages += len(list)
+	}
+	return pages, compressed, nil
+}
+
+// Of a relation: the size of a page, and the pages of one of its files.
+const (
+	blockSize    = 8192
+	fileOfBlocks = 1 << 30 / blockSize
+)
+
+// readBlocks reads pages of a relation whose first file is at path.
+func readBlocks(path string, blocks []int64) ([]byte, error) {
+	out := make([]byte, 0, len(blocks)*blockSize)
+	for _, b := range blocks {
+		name := path
+		if n := b / fileOfBlocks; n > 0 {
+			name += "." + strconv.FormatInt(n, 10)
+		}
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, err
+		}
+		page := make([]byte, blockSize)
+		_, err = f.ReadAt(page, b%fileOfBlocks*blockSize)
+		if err = errors.Join(err, f.Close()); err != nil {
+			return nil, fmt.Errorf("read block %d of %s: %w", b, path, err)
+		}
+		out = append(out, page...)
+	}
+	return out, nil
+}
+
+// relate compares each line with that of the smallest database.
+func (r *Report) relate() {
+	type key struct {
+		tool, job string
+		number    int
+	}
+	at := func(l *Chain) key { return key{l.Tool, l.Job, l.Number} }
+	least := 0
+	for i := range r.Chains {
+		if least == 0 || r.Chains[i].SizeMB < least {
+			least = r.Chains[i].SizeMB
+		}
+	}
+	work, cpu := map[key][]float64{}, map[key][]float64{}
+	for i := range r.Chains {
+		if l := &r.Chains[i]; l.SizeMB == least {
+			work[at(l)], cpu[at(l)] = append(work[at(l)], l.Work), append(cpu[at(l)], l.CPU+l.ServerCPU)
+		}
+	}
+	over := func(v float64, of []float64) float64 {
+		if d := median(of); d > 0 {
+			return v / d
+		}
+		return 0
+	}
+	for i := range r.Chains {
+		if l := &r.Chains[i]; l.SizeMB != least {
+			l.Over, l.CPUOver = over(l.Work, work[at(l)]), over(l.CPU+l.ServerCPU, cpu[at(l)])
+		}
+	}
+}
+
+// writeChains writes one table: of the incremental backups the first and the
+// last, and the median of all.
+func (r *Report) writeChains(w io.Writer, last int) error {
+	fmt.Fprintf(w, "random pages changed before each incremental backup; %d %% wide rows, %d processors\n", r.Wide, r.Processors)
+	for _, name := range r.order {
+		if about, ok := r.Tools[name]; ok {
+			fmt.Fprintf(w, "  %s: %s\n", name, about)
+		}
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, "data MB\tjob\twall s\tcheckpoint\tWAL wait\twork s\tCPU s\tserver CPU\tpeak MB\tstored MB\tstored/changed\twork/smallest\tCPU/smallest\t")
+	for i := range r.Chains {
+		l := &r.Chains[i]
+		name := l.Job
+		switch {
+		case l.Job == chainIncremental && l.Number != 1 && l.Number != last:
+			continue
+		case l.Number > 0:
+			name = fmt.Sprintf("%s %d", l.Job, l.Number)
+		}
+		share := 0.0
+		if l.Compressed > 0 {
+			share = float64(l.Stored) / float64(l.Compressed)
+		}
+		fmt.Fprintf(t, "%d\t%s, %s\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.0f\t%.1f\t%s\t%s\t%s\t\n", l.DataBytes/1e6, name, l.Tool,
+			l.Wall, l.Checkpoint, l.WAL, l.Work, l.CPU, l.ServerCPU, float64(l.RSS)/1e6, float64(l.Stored)/1e6, ratio(share), ratio(l.Over), ratio(l.CPUOver))
+	}
+	return t.Flush()
+}
