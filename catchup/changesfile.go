@@ -1,7 +1,9 @@
 package catchup
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 
@@ -38,24 +40,44 @@ func (c *changes) write(dir string) (repo.Digest, error) {
 
 // readChanges reads what write wrote.
 func readChanges(dir string, want repo.Digest) (changes, *wal.BlockMap, error) {
-	var c changes
 	name := workPath(dir, changesName)
 	b, err := os.ReadFile(name)
 	if err != nil {
-		return c, nil, fmt.Errorf("read what an interrupted run knew: %w", err)
+		return changes{}, nil, fmt.Errorf("read what an interrupted run knew: %w", err)
 	}
 	if repo.DigestOf(b) != want {
-		return c, nil, fmt.Errorf("read %s: it is not what the interrupted run wrote", name)
+		return changes{}, nil, fmt.Errorf("read %s: it is not what the interrupted run wrote", name)
 	}
-	if err := json.Unmarshal(b, &c); err != nil {
-		return c, nil, fmt.Errorf("read %s: %w", name, err)
+	c, m, err := parseChanges(b)
+	if err != nil {
+		return changes{}, nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	return c, m, nil
+}
+
+// parseChanges reads the content of a file of changes. The map is nil where page
+// hashes decide.
+func parseChanges(b []byte) (changes, *wal.BlockMap, error) {
+	var c changes
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&c); err != nil {
+		return changes{}, nil, err
+	}
+	for name, size := range c.Grown {
+		if size < 0 {
+			return changes{}, nil, fmt.Errorf("%q had %d bytes", name, size)
+		}
 	}
 	if c.Map == nil {
 		return c, nil, nil
 	}
+	if c.SegmentBlocks == 0 {
+		return changes{}, nil, errors.New("the number of blocks in a segment file is not known")
+	}
 	m, err := wal.DecodeBlockMap(c.Map)
 	if err != nil {
-		return c, nil, fmt.Errorf("read %s: %w", name, err)
+		return changes{}, nil, err
 	}
 	return c, m, nil
 }

@@ -122,9 +122,16 @@ func (t tried) write(dir string) error {
 
 // inVain reports whether WAL alone was tried from the same point before.
 func (l *LocalFacts) inVain(dir string) bool {
-	var t tried
 	b, err := os.ReadFile(workPath(dir, replayedName))
-	return err == nil && json.Unmarshal(b, &t) == nil && t == tried{l.Redo, l.End}
+	return err == nil && parseTried(b) == tried{l.Redo, l.End}
+}
+
+// parseTried gives the zero value for what nobody wrote.
+func parseTried(b []byte) (t tried) {
+	if json.Unmarshal(b, &t) != nil {
+		return tried{}
+	}
+	return t
 }
 
 // leaveBranches takes WAL out of pg_wal that recovery must not read: a standby

@@ -341,6 +341,10 @@ func (r *runner) clean() error {
 	if err := os.RemoveAll(workPath(r.dir(), stageName)); err != nil {
 		return fmt.Errorf("remove work files: %w", err)
 	}
+	// An attempt that a full disk ended has made it, perhaps, and put nothing in.
+	if err := os.Remove(workPath(r.dir(), savedName)); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("remove work files: %w", err)
+	}
 	if err := r.sweep(); err != nil {
 		return err
 	}

@@ -132,9 +132,12 @@ func readMarker(path string) (marker, error) {
 	if err != nil {
 		return marker{}, err
 	}
-	var m marker
+	return parseMarker(b), nil
+}
+
+func parseMarker(b []byte) (m marker) {
 	if json.Unmarshal(b, &m) != nil {
-		return marker{}, nil
+		return marker{}
 	}
-	return m, nil
+	return m
 }

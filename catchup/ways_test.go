@@ -116,6 +116,7 @@ func TestADivergedMember(t *testing.T) {
 	t.Run("a page that the block maps do not explain", x.unexplained)
 	t.Run("WAL is missing", x.missingWAL)
 	t.Run("a pack is lost in the middle", x.lostRepository)
+	t.Run("a disk is full", x.fullDisk)
 	t.Run("a killed run is resumed", x.killed)
 	t.Run("a server that ran before it was parked", x.ranMeanwhile)
 	t.Run("root's files go to the server's user", x.owned)

@@ -1,0 +1,121 @@
+package catchup_test
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pgtender/pgtender/catchup"
+	"github.com/pgtender/pgtender/internal/finding"
+	"github.com/pgtender/pgtender/internal/pg"
+	"github.com/pgtender/pgtender/internal/pgtest"
+)
+
+// ballast fills a file system to its last byte.
+type ballast struct {
+	testing.TB
+	path string
+}
+
+func (b ballast) fill() {
+	b.Helper()
+	f, err := os.OpenFile(b.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		if errors.Is(err, syscall.ENOSPC) {
+			return
+		}
+		b.Fatal(err)
+	}
+	defer f.Close()
+	for size := 1 << 20; size > 0; {
+		if _, err := f.Write(make([]byte, size)); errors.Is(err, syscall.ENOSPC) {
+			size /= 2
+		} else if err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func (b ballast) remove() {
+	b.Helper()
+	if err := os.Remove(b.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		b.Fatal(err)
+	}
+}
+
+// fullDisk has the disk of the member be full from each step of a run on. That
+// ends with what to do, and the directory cannot be started; once there is room
+// the next run ends as one does that nothing disturbs.
+func (x *branched) fullDisk(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting a file system needs root")
+	}
+	base := pgtest.Dir(t)
+	if err := syscall.Mount("tmpfs", base, "tmpfs", 0, "size=600m"); err != nil {
+		t.Skipf("mounting is not allowed here: %v", err)
+	}
+	defer syscall.Unmount(base, syscall.MNT_DETACH)
+	disk := ballast{t, filepath.Join(base, "ballast")}
+	dir := filepath.Join(base, "data")
+	run := func(step func(string)) (catchup.RungName, error) {
+		o := x.gatherOptions(t)
+		o.Dir = dir
+		p := x.plan(t, o)
+		r := catchup.RunOptions{Repo: x.repo, Audit: true, Log: testLog(t, "unarchived WAL")}
+		if step != nil {
+			r.SetStep(step)
+		}
+		_, err := catchup.Run(t.Context(), p, r)
+		return p.Choice, err
+	}
+	again := func() {
+		for _, name := range []string{dir, catchup.SavedWAL(dir)} {
+			if err := os.RemoveAll(name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if out, err := exec.Command("cp", "-a", x.old.DataDir, dir).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	again()
+	if way, err := run(nil); err != nil || way != catchup.ByMaps {
+		t.Fatalf("undisturbed, by %q: %v", way, err)
+	}
+	want := tree(t, child{Dir: dir})
+	for _, from := range []string{"changes", "state", "parked", "saved", "pruned", "marked", "file", "fetched", "given"} {
+		if !soak() && !strings.Contains("state file", from) {
+			continue
+		}
+		again()
+		full := false
+		way, err := run(func(name string) {
+			if full = full || name == from; full {
+				disk.fill()
+			}
+		})
+		if err == nil {
+			t.Errorf("from %q on: it came through by %q", from, way)
+		} else if !errors.Is(err, syscall.ENOSPC) || finding.Hint(err) == "" {
+			t.Errorf("from %q on: %v (hint: %s)", from, err, finding.Hint(err))
+		}
+		_, statErr := os.Stat(filepath.Join(dir, pg.ControlPath))
+		if untouched := from == "changes"; untouched != (statErr == nil) {
+			t.Errorf("from %q on: pg_control: %v", from, statErr)
+		}
+		disk.remove()
+		if way, err := run(nil); err != nil || way != catchup.ByMaps {
+			t.Errorf("from %q on, and then with room, by %q: %v", from, way, err)
+		}
+		if diff := cmp.Diff(want, tree(t, child{Dir: dir})); diff != "" {
+			t.Errorf("from %q on, and then with room: %s", from, diff)
+		}
+	}
+}
