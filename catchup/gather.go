@@ -302,7 +302,7 @@ func (c *Candidate) look(ctx context.Context, f *Facts, o GatherOptions, proved 
 	default:
 		return nil
 	}
-	reached, err := archive.FindTarget(ctx, o.Repo, c.Lineage.History, b.SegmentSize, from, want)
+	reached, err := archive.FindTarget(ctx, o.Repo, b.SegmentSize, c.Cover, from, want)
 	if err != nil {
 		return fmt.Errorf("search the archive for %s: %w", t, err)
 	}

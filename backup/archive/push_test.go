@@ -649,7 +649,7 @@ func TestLargeSegments(t *testing.T) {
 	at := b.commit(701, time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
 	b.switchSegment()
 	push(t, r, b.save(t, t.TempDir(), 1, ""))
-	got, err := archive.FindTarget(t.Context(), r, pg.FirstTimeline(), b.size, b.size.Start(1), archive.Target{XID: 701})
+	got, err := findTarget(t, r, pg.FirstTimeline(), b.size, b.size.Start(1), archive.Target{XID: 701})
 	if err != nil || got.Start != at {
 		t.Errorf("got %+v, %v", got, err)
 	}

@@ -236,7 +236,7 @@ func TestWALOfEveryVersion(t *testing.T) {
 		}
 		found := func(target archive.Target) archive.Reached {
 			t.Helper()
-			got, err := archive.FindTarget(t.Context(), r, cover.History, size, cover.From, target)
+			got, err := archive.FindTarget(t.Context(), r, size, cover, cover.From, target)
 			if err != nil || !got.Found {
 				t.Fatalf("%+v: %+v, %v", target, got, err)
 			}

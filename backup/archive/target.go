@@ -40,18 +40,24 @@ type Reached struct {
 	// none since the search began.
 	Newest time.Time
 	// Why says what stands at End if the target was not found: the next
-	// segment is not archived, or WAL itself ends there.
+	// segment is not archived, or WAL itself ends there. It is nil if more has
+	// been archived since the search began.
 	Why error
 }
 
-// FindTarget follows h through the archive from a position on until it meets
-// the record that t speaks of, or archived and streamed WAL ends. It reads and decodes all
-// WAL on the way, at some hundred MB/s; memory is one segment. A damaged object
-// or a store that does not answer is an error.
-func FindTarget(ctx context.Context, r *repo.Repo, h pg.History, size pg.SegmentSize, from pg.LSN, t Target) (Reached, error) {
+// FindTarget follows the history of c through the archive, from a position on,
+// until it meets the record that t speaks of, or comes to where c ends: what has
+// been archived since c was read is not looked at, or the search would never
+// end on a busy cluster. It reads and decodes all WAL on the way, at some hundred
+// MB/s; memory is one segment. A damaged object or a store that does not answer
+// is an error.
+func FindTarget(ctx context.Context, r *repo.Repo, size pg.SegmentSize, c Cover, from pg.LSN, t Target) (Reached, error) {
 	out := Reached{End: from}
-	last := from
-	why, err := scan(ctx, r, h, size, from, func(rec *wal.Record) bool {
+	last, until := from, max(c.Until, c.Streamed)
+	why, err := scan(ctx, r, c.History, size, from, func(rec *wal.Record) bool {
+		if rec.Start >= until {
+			return false
+		}
 		last, out.End = rec.Start, rec.End
 		end, isEnd := rec.TransactionEnd()
 		if isEnd && end.Time.After(out.Newest) {
@@ -65,7 +71,7 @@ func FindTarget(ctx context.Context, r *repo.Repo, h pg.History, size pg.Segment
 	if err != nil {
 		return Reached{}, err
 	}
-	out.Timeline, out.Why = h.TimelineAt(last), why
+	out.Timeline, out.Why = c.History.TimelineAt(last), why
 	return out, nil
 }
 

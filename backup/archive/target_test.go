@@ -73,7 +73,7 @@ func TestATargetIsFoundWhereRecoveryStops(t *testing.T) {
 		{"a position inside a record", archive.Target{LSN: s.commit2 - 1}, s.commit2, 2},
 		{"a position past the archive", archive.Target{LSN: s.end}, 0, 2},
 	} {
-		got, err := archive.FindTarget(t.Context(), s.r, s.h, segSize, s.begin, c.target)
+		got, err := findTarget(t, s.r, s.h, segSize, s.begin, c.target)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -86,6 +86,33 @@ func TestATargetIsFoundWhereRecoveryStops(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A search ends where the archive did when it was looked at, however much is
+// archived meanwhile.
+func TestASearchHasAnEnd(t *testing.T) {
+	s := tell(t)
+	cover, err := archive.Coverage(t.Context(), s.r, s.h, segSize, s.begin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cover.Until, cover.Streamed = s.commit2, 0
+	for target, found := range map[archive.Target]bool{{XID: 701}: true, {XID: 702}: false} {
+		got, err := archive.FindTarget(t.Context(), s.r, segSize, cover, s.begin, target)
+		if err != nil || got.Found != found || got.End > cover.Until || got.Why != nil {
+			t.Errorf("%+v: got %+v, %v; want found %t, not past %s", target, got, err, found, cover.Until)
+		}
+	}
+}
+
+// findTarget searches all that is archived now.
+func findTarget(t *testing.T, r *repo.Repo, h pg.History, size pg.SegmentSize, from pg.LSN, target archive.Target) (archive.Reached, error) {
+	t.Helper()
+	cover, err := archive.Coverage(t.Context(), r, h, size, from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return archive.FindTarget(t.Context(), r, size, cover, from, target)
 }
 
 func TestTheNewestTransaction(t *testing.T) {
@@ -115,7 +142,7 @@ func TestADamagedObjectEndsASearchWithAnError(t *testing.T) {
 	b := filled(1, 4, 4)
 	key := push(t, r, b.save(t, t.TempDir(), 4, "")).Key
 	flip(t, store, key, 5000, 1)
-	_, err := archive.FindTarget(t.Context(), r, pg.FirstTimeline(), segSize, segSize.Start(4), archive.Target{XID: 1})
+	_, err := findTarget(t, r, pg.FirstTimeline(), segSize, segSize.Start(4), archive.Target{XID: 1})
 	if !errors.Is(err, repo.ErrCorrupt) {
 		t.Errorf("error is %v", err)
 	}
