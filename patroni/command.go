@@ -3,6 +3,7 @@ package patroni
 import (
 	"errors"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -71,6 +72,41 @@ func runs(command, sub string) bool {
 	i := slices.IndexFunc(words, func(w string) bool { return path.Base(w) == program })
 	return i >= 0 && (sub == "" || slices.Contains(words[i+1:], sub))
 }
+
+// Runner is what a command line runs, as far as its words tell.
+type Runner string
+
+// The runners.
+const (
+	Pgtender Runner = "pgtender"
+	Other    Runner = "other" // another tool, nothing at all, or nothing whose failure counts
+	Unclear  Runner = "unclear"
+)
+
+// RunnerOf says what an archive_command runs. A wrapper, or pgtender by another
+// name, is unclear: what it does is in no word of it.
+func RunnerOf(archiveCommand string) Runner {
+	switch {
+	case hidesFailure(archiveCommand):
+		return Other
+	case runs(archiveCommand, "archive-push"):
+		return Pgtender
+	case otherTool.MatchString(archiveCommand) || strings.TrimSpace(archiveCommand) == "":
+		return Other
+	}
+	return Unclear
+}
+
+// otherTool finds a word of a command line that names a program which archives
+// to another place, or nowhere. It may stand behind cd, test or sudo.
+var otherTool = regexp.MustCompile(`(^|[\s/;&|(!])(pgbackrest|barman-wal-archive|barman-cloud-wal-archive|barman|wal-g|wal-e|envdir|pg_probackup|` +
+	`cp|mv|ln|dd|gzip|zstd|lz4|rsync|scp|aws|s3cmd|mc|gsutil|rclone|true|false|:|exit)(\s|;|$)`)
+
+// hidesFailure reports whether a command line succeeds whatever happens, so that
+// PostgreSQL lets WAL go that was not archived.
+func hidesFailure(command string) bool { return alwaysTrue.MatchString(command) }
+
+var alwaysTrue = regexp.MustCompile(`((\|\||;)\s*(/bin/|/usr/bin/)?(true|:|exit\s+0)\s*;?|[^&>]&)\s*$`)
 
 // needsShell names what in a command only a shell would understand, "" if
 // nothing does.

@@ -165,8 +165,13 @@ func (f *findings) archiving(p Postgres) {
 		f.add(finding.Error, "remove archive_library", "archive_library is %q, so archive_command is not used", p.Parameters["archive_library"])
 	case command == "":
 		f.add(finding.Error, "set postgresql.parameters.archive_command to pgtender archive-push %p", "archive_command is not set")
-	case !runs(command, "archive-push"):
+	case hidesFailure(command):
+		f.add(finding.Error, "set it to pgtender archive-push %p alone", "archive_command %q succeeds whatever happens: WAL that could not be archived is lost", command)
+	case RunnerOf(command) == Other:
 		f.add(finding.Error, "set it to pgtender archive-push %p", "archive_command is %q, which does not run pgtender archive-push", command)
+	case RunnerOf(command) == Unclear:
+		f.add(finding.Warning, "if it does, let it end with pgtender's exit status; whether the leader's last segment is in the repository is said below. Else set it to pgtender archive-push %p",
+			"archive_command is %q: whether it runs pgtender archive-push cannot be seen", command)
 	case !strings.Contains(command, "%p"):
 		f.add(finding.Error, "write pgtender archive-push %p", "archive_command %q lacks %%p", command)
 	default:

@@ -97,6 +97,10 @@ func TestFaultsOfTheConfigurationAreFound(t *testing.T) {
 		{"an archive_library", "archive_mode: on", "archive_mode: on\n    archive_library: basic_archive", "", finding.Error, `archive_library is "basic_archive"`},
 		{"no archive_command", "archive_command: pgtender archive-push %p", "x: y", "", finding.Error, "archive_command is not set"},
 		{"another tool's archive_command", "pgtender archive-push %p", "/bin/true", "", finding.Error, `archive_command is "/bin/true"`},
+		{"another tool with a sub-command of the same name", "pgtender archive-push %p", "pgbackrest --stanza=main archive-push %p", "", finding.Error, "does not run pgtender archive-push"},
+		{"a wrapper as archive_command", "pgtender archive-push %p", "/usr/local/bin/archive-wal %p", "", finding.Warning, "whether it runs pgtender archive-push cannot be seen"},
+		{"pgtender by another name", "pgtender archive-push %p", "/opt/pgt archive-push %p", "", finding.Warning, "cannot be seen"},
+		{"an archive_command that hides failures", "pgtender archive-push %p", "pgtender archive-push %p || true", "", finding.Error, "succeeds whatever happens"},
 		{"an archive_command without %p", "archive-push %p", "archive-push", "", finding.Error, "lacks %p"},
 
 		{"a bootstrap method without a command", bootstrap, "bootstrap: {method: pgtender, pgtender: {x: y}}", "", finding.Error, "Patroni runs initdb"},

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -282,6 +281,3 @@ func (c *checkup) checkOwner(ctx context.Context, r *repo.Repo) {
 		c.add(finding.Info, "the first archived segment or backup claims it", "%s", d.Reason)
 	}
 }
-
-// pushes reports whether a command hands WAL to pgtender.
-func pushes(command string) bool { return strings.Contains(command, "archive-push") }

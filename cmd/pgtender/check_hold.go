@@ -51,7 +51,7 @@ func (c *checkup) holding(ctx context.Context, m patroni.Member) holding {
 		}
 	}
 	info, err := conn.Info(ctx)
-	h.err, h.always = err, info.ArchiveMode == "always" && pushes(info.ArchiveCommand)
+	h.err, h.always = err, info.ArchiveMode == "always" && patroni.RunnerOf(info.ArchiveCommand) == patroni.Pgtender
 	return h
 }
 

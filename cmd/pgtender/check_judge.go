@@ -98,9 +98,13 @@ func judgeServer(s server.Info, who, configured string) []finding.Finding {
 		j.add(finding.Error, "set archive_mode to on (it needs a restart) and archive_command to: pgtender archive-push %p", "archive_mode of %s is off: no WAL is archived", who)
 	case s.ArchiveLibrary != "":
 		j.add(finding.Error, "remove archive_library, so that archive_command counts", "archive_library of %s is %q", who, s.ArchiveLibrary)
-	case !pushes(s.ArchiveCommand) && (configured == "" || pushes(configured)):
+	case s.ArchiveCommand == configured:
+	case patroni.RunnerOf(s.ArchiveCommand) == patroni.Other:
 		j.add(finding.Error, "set archive_command to: pgtender archive-push %p, and see whether a reload or restart is pending",
 			"archive_command in force on %s is %q, which is not pgtender's", who, s.ArchiveCommand)
+	case patroni.RunnerOf(s.ArchiveCommand) == patroni.Unclear:
+		j.add(finding.Warning, "if it does not, set archive_command to: pgtender archive-push %p, and see whether a reload or restart is pending",
+			"archive_command in force on %s is %q: whether it runs pgtender cannot be seen", who, s.ArchiveCommand)
 	}
 	return j
 }

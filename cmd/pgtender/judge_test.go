@@ -42,6 +42,8 @@ func TestServerSettingsAreJudged(t *testing.T) {
 	}{
 		"archiving off":               {func(s *server.Info) { s.ArchiveMode = "off" }, "", finding.Error, "archive_mode of pg1 is off"},
 		"another tool archives":       {func(s *server.Info) { s.ArchiveCommand = "cp %p /x" }, "", finding.Error, "not pgtender's"},
+		"pgBackRest archives":         {func(s *server.Info) { s.ArchiveCommand = "pgbackrest archive-push %p" }, "pgtender archive-push %p", finding.Error, "not pgtender's"},
+		"a wrapper archives":          {func(s *server.Info) { s.ArchiveCommand = "archive-wal %p" }, "pgtender archive-push %p", finding.Warning, "cannot be seen"},
 		"configured but not in force": {func(s *server.Info) { s.ArchiveCommand = "cp %p /x" }, "pgtender archive-push %p", finding.Error, "in force"},
 		"a library archives":          {func(s *server.Info) { s.ArchiveLibrary = "basic_archive" }, "", finding.Error, "basic_archive"},
 		"minimal WAL":                 {func(s *server.Info) { s.WALLevel = "minimal" }, "", finding.Error, "wal_level"},
