@@ -31,7 +31,10 @@ func Listen(ctx context.Context, socket string) (net.Listener, func(), error) {
 	}
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		lock.Close()
-		return nil, nil, fmt.Errorf("take socket %s: %w", socket, ErrRunning)
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = ErrRunning
+		}
+		return nil, nil, fmt.Errorf("take socket %s: %w", socket, err)
 	}
 	if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		lock.Close()
