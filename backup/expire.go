@@ -157,6 +157,8 @@ type ExpiryItem struct {
 	key    repo.Key // quarantine
 	chunks []repo.ChunkObject
 	reader bool // marker
+
+	committed bool // pending: it has a manifest, and this is what its commit left
 }
 
 // WALRange is a run of segments of one incarnation, both ends included.

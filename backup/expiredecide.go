@@ -164,7 +164,7 @@ func (d *decider) backups() {
 		it := ExpiryItem{Kind: ItemBackup, Name: b.ID.String(), Objects: 1, Bytes: b.Size, id: b.ID}
 		var keep bool
 		if b.Pending {
-			it.Kind = ItemPending
+			it.Kind, it.committed = ItemPending, d.committed(b.ID)
 			keep, it.Reason = d.keepPending(b)
 		} else {
 			keep, it.Reason = d.keepBackup(b)
@@ -237,7 +237,7 @@ func (d *decider) keepPending(b *StockBackup) (bool, string) {
 	_, fenced := d.s.Fences[b.ID]
 	c := d.condemned(b.ID)
 	switch {
-	case slices.ContainsFunc(d.s.Backups, func(o StockBackup) bool { return o.ID == b.ID && !o.Pending }):
+	case d.committed(b.ID):
 		return false, "it is committed"
 	case fenced:
 		return false, "it was given up"
@@ -253,6 +253,11 @@ func (d *decider) keepPending(b *StockBackup) (bool, string) {
 		return false, fmt.Sprintf("its WAL has not arrived for %s, and there is a newer good backup", age(old))
 	}
 	return true, "it waits for its WAL to be archived"
+}
+
+// committed reports whether a backup has its manifest.
+func (d *decider) committed(id repo.BackupID) bool {
+	return slices.ContainsFunc(d.s.Backups, func(b StockBackup) bool { return b.ID == id && !b.Pending })
 }
 
 func (d *decider) lines() []pg.History {
@@ -276,8 +281,8 @@ func (d *decider) transition(it *ExpiryItem, keep bool) {
 		it.Action = Wait
 	case keep && c.Verdict != repo.Removing:
 		it.Action = Pardon
-	case it.Kind == ItemPending && it.Reason == "it is committed":
-		it.Action = Remove // what is left of a commit; nothing leans on it
+	case it.committed:
+		it.Action = Remove // nothing leans on it
 	case d.inUse(it.id) && c == nil:
 		it.Action, it.Reason = Keep, "it is in use, otherwise it would go: "+it.Reason
 	case c == nil:

@@ -147,7 +147,7 @@ func (x *sweeper) fence(ctx context.Context) error {
 // manifests removes those of backups, which are no longer listed from then on.
 func (x *sweeper) manifests(ctx context.Context) error {
 	err := x.each(Remove, func(it *ExpiryItem) error {
-		if it.Reason == "it is committed" {
+		if it.committed {
 			return x.Repo.RemovePending(ctx, it.id)
 		}
 		// A process that has proved the packs may be about to commit it.
