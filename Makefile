@@ -1,8 +1,6 @@
 # make demo   see pgtender work on a real three-node Patroni cluster
 # make test   everything, with all the set-up; make unit needs no services
-GO     ?= go
-CACHE  ?= $(CURDIR)/.cache
-export PGTENDER_CACHE = $(CACHE)
+GO ?= go
 
 .PHONY: build unit test servers demo lint fuzz bench soak clean
 
@@ -36,4 +34,5 @@ soak: servers build
 	PGTENDER_SOAK=1 $(GO) test -timeout 0 -run Soak ./...
 
 clean:
-	rm -rf bin $(CACHE)
+	$(GO) run ./e2e/setup --remove
+	rm -rf bin

@@ -52,7 +52,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 		if ctx.Err() != nil {
 			return exitInterrupted
 		}
-		fmt.Fprintf(errOut, "error: prepare the machine: %v\nhint: make demo YES=1 installs without asking\n", err)
+		fmt.Fprintf(errOut, "\nThe demo needs what is listed above: %v\n", err)
 		return exitUsage
 	}
 	tool, err := filepath.Abs(filepath.Join("bin", "pgtender"))

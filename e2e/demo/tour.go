@@ -80,7 +80,12 @@ func (t *tour) summary() {
 
 The backup took %s and came from the synchronous standby; the primary's tables were not read.
 The leader was killed, and %s later the cluster took writes again. The lost member was rebuilt
-from the repository in %s, again without reading the primary's tables. No row is missing.`,
+from the repository in %s, again without reading the primary's tables. No row is missing.
+
+To go on:
+  make demo KEEP=1      the same, but the cluster keeps running for you to try commands on
+  README.md             "Setting it up": two lines of configuration, and what to put into patroni.yml
+  docs/operations.md    what to type when a failover just happened`,
 		seconds(time.Since(t.began)), seconds(t.backupTook), seconds(t.failoverTook), seconds(t.rebuildTook))
 }
 

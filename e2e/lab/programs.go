@@ -70,16 +70,25 @@ func (p programs) clientMajor() (int, error) {
 	return strconv.Atoi(string(found[1]))
 }
 
-// serverBin gives a bin_dir for Patroni. A complete one is used as it is. For
-// the majors with server programs only, one is put together in dir:
+// serverBin gives a bin_dir for Patroni. The distribution's own is used as it is,
+// and so is any other complete one. For the majors with server programs only,
+// one is put together in dir:
 //   - pg_controldata is the distribution's: the control file's layout is the
 //     same from 13 to 17 (pg_control.h, PG_CONTROL_VERSION 1300), and 18 added a
 //     field behind all that Patroni reads. It warns about the checksum there.
 //   - pg_basebackup talks to older servers, and for newer ones a script stands in.
 //   - pg_rewind works for its own major only, so there is none.
 func (p programs) serverBin(major int, dir string) (string, error) {
-	component := fmt.Sprintf("postgres-%d", major)
-	postgres, err := p.find(component, "postgres", strconv.Itoa(major), "bin", "postgres")
+	clients, err := p.clientMajor()
+	if err != nil {
+		return "", err
+	}
+	var postgres string
+	if clients == major {
+		postgres, err = p.client("postgres")
+	} else {
+		postgres, err = p.find(fmt.Sprintf("postgres-%d", major), "postgres", strconv.Itoa(major), "bin", "postgres")
+	}
 	if err != nil {
 		return "", err
 	}
@@ -98,10 +107,6 @@ func (p programs) serverBin(major int, dir string) (string, error) {
 		if links[name], err = p.client(name); err != nil {
 			return "", err
 		}
-	}
-	clients, err := p.clientMajor()
-	if err != nil {
-		return "", err
 	}
 	if clients < major {
 		script := strings.NewReplacer("@PSQL@", links["psql"], "@SUPERUSER@", superuser, "@PASSWORD@", password).Replace(basebackupScript)

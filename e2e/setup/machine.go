@@ -46,6 +46,18 @@ func (m *machine) lock(ctx context.Context) (unlock func(), err error) {
 	}
 }
 
+// removeCache removes the cache folder, if it is one of ours.
+func (m *machine) removeCache() error {
+	switch _, err := os.Stat(filepath.Join(m.cache, "setup.lock")); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	fmt.Fprintf(m.out, "removing %s\n", m.cache)
+	return os.RemoveAll(m.cache)
+}
+
 // checkReadable makes sure that the postgres user, as whom the servers run when
 // we are root, can reach the cache folder.
 func (m *machine) checkReadable() error {

@@ -2,10 +2,10 @@
 // the Debian packages they need, PostgreSQL 13 to 18, two releases of Patroni,
 // and the servers they talk to. It says what it will do and asks first.
 //
-//	go run ./e2e/setup [--list] [--yes] [component|group ...]
+//	go run ./e2e/setup [--list] [--yes] [--remove] [component|group ...]
 //
 // Everything but the Debian packages goes into the cache folder (PGTENDER_CACHE,
-// or .cache at the project's root). What is already there in the pinned version
+// or .cache at the project's root, or /var/cache/pgtender). What is already there in the pinned version
 // is left alone, so that a second run takes no time. No system service is
 // started or touched, and installing PostgreSQL creates no cluster.
 package main
@@ -41,6 +41,7 @@ func run(ctx context.Context, args []string, in *os.File, out, errOut io.Writer)
 	flags.SetOutput(errOut)
 	list := flags.Bool("list", false, "show the components and whether they are there, and do nothing")
 	yes := flags.Bool("yes", false, "do not ask")
+	remove := flags.Bool("remove", false, "remove the cache folder, and do nothing else")
 	flags.Usage = func() { usage(errOut, flags) }
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return 0
@@ -50,6 +51,13 @@ func run(ctx context.Context, args []string, in *os.File, out, errOut io.Writer)
 	// What is installed here is read and run by the postgres user too.
 	syscall.Umask(0o022)
 	m := &machine{cache: servertest.CacheDir(), out: out}
+	if *remove {
+		if err := m.removeCache(); err != nil {
+			fmt.Fprintln(errOut, err)
+			return 1
+		}
+		return 0
+	}
 	args = flags.Args()
 	if len(args) == 0 {
 		args = []string{defaultGroup}
@@ -70,7 +78,7 @@ func run(ctx context.Context, args []string, in *os.File, out, errOut io.Writer)
 	}
 	announce(out, m, missing)
 	if !*yes && !agreed(in, out) {
-		fmt.Fprintln(errOut, "nothing was installed\nhint: answer y, or pass --yes")
+		fmt.Fprintln(errOut, "nothing was installed\nhint: answer y at a terminal, or pass --yes (make demo: YES=1)")
 		return 2
 	}
 	if err := m.apply(ctx, missing); err != nil {
@@ -81,7 +89,7 @@ func run(ctx context.Context, args []string, in *os.File, out, errOut io.Writer)
 }
 
 func usage(w io.Writer, flags *flag.FlagSet) {
-	fmt.Fprintf(w, "usage: go run ./e2e/setup [--list] [--yes] [component|group ...]\n\nflags:\n")
+	fmt.Fprintf(w, "usage: go run ./e2e/setup [--list] [--yes] [--remove] [component|group ...]\n\nflags:\n")
 	flags.PrintDefaults()
 	fmt.Fprintf(w, "\ngroups (default %s):\n", defaultGroup)
 	for _, g := range groups {
@@ -108,11 +116,15 @@ func show(w io.Writer, m *machine, chosen []component) {
 // announce says what apply will do.
 func announce(w io.Writer, m *machine, missing []component) {
 	if packages := m.packages(missing); len(packages) > 0 {
-		fmt.Fprintf(w, "Debian packages to install (apt-get%s): %s\n", m.sudoNote(), strings.Join(packages, ", "))
+		fmt.Fprintf(w, "To be installed by apt-get%s, with what they depend on:\n  %s\n", m.sudoNote(), strings.Join(packages, ", "))
+		fmt.Fprintln(w, "No database cluster is created by that, and none that runs is touched.")
 	}
-	fmt.Fprintf(w, "to put into %s:\n", m.cache)
+	fmt.Fprintf(w, "To be put into %s:\n", m.cache)
 	for _, c := range missing {
 		fmt.Fprintf(w, "  %-12s %s\n", c.name, c.about)
+	}
+	if m.cache == servertest.SharedCache {
+		fmt.Fprintln(w, "(not into the project's folder, which the postgres user cannot enter: as root, servers run as that user)")
 	}
 }
 

@@ -19,13 +19,34 @@ import (
 )
 
 // CacheDir is the folder for downloads and built servers: PGTENDER_CACHE, or
-// .cache at the project's root.
+// .cache at the project's root. Where root has the project in a folder that is
+// closed to others, such as its home, it is SharedCache, for the servers run as
+// another user.
 func CacheDir() string {
 	if dir := os.Getenv("PGTENDER_CACHE"); dir != "" {
 		return dir
 	}
 	_, file, _, _ := runtime.Caller(0)
-	return filepath.Join(filepath.Dir(file), "..", "..", ".cache")
+	project := filepath.Join(filepath.Dir(file), "..", "..")
+	if os.Getuid() == 0 && closed(project) {
+		return SharedCache
+	}
+	return filepath.Join(project, ".cache")
+}
+
+// SharedCache is the cache folder of a project that only root can enter.
+const SharedCache = "/var/cache/pgtender"
+
+// closed reports whether others may not enter dir, or one that it lies in.
+func closed(dir string) bool {
+	for ; ; dir = filepath.Dir(dir) {
+		if info, err := os.Stat(dir); err == nil && info.Mode()&0o001 == 0 {
+			return true
+		}
+		if dir == filepath.Dir(dir) {
+			return false
+		}
+	}
 }
 
 // Binary gives the path of a program built into the cache's bin folder.
