@@ -31,8 +31,9 @@ bench: servers build
 	$(GO) run ./e2e/bench
 
 soak: servers build
-	PGTENDER_SOAK=1 $(GO) test -timeout 0 -run Soak ./...
+	mkdir -p .cache
+	PGTENDER_SOAK=1 PGTENDER_SOAK_DIR=$${PGTENDER_SOAK_DIR:-$${PGTENDER_CACHE:-$(CURDIR)/.cache}} $(GO) test -timeout 0 -run Soak ./...
 
 clean:
 	$(GO) run ./e2e/setup --remove
-	rm -rf bin
+	rm -rf bin .cache
