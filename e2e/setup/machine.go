@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -101,6 +102,12 @@ func (m *machine) run(ctx context.Context, dir string, env []string, name string
 	var stdout, all bytes.Buffer
 	cmd.Stdout, cmd.Stderr = tee{&stdout, &all}, &all
 	if err := cmd.Run(); err != nil {
+		args = slices.Clone(args)
+		for i, arg := range args {
+			if strings.Contains(arg, "\n") {
+				args[i] = "..." // a script
+			}
+		}
 		return "", fmt.Errorf("%s %s: %w\n%s", filepath.Base(name), strings.Join(args, " "), err, tail(all.String(), 40))
 	}
 	return stdout.String(), nil
