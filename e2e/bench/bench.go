@@ -28,7 +28,7 @@ func bench(ctx context.Context, o options, note io.Writer) (report *Report, err 
 	if err := m.startSource(ctx, o.size, o.wide); err != nil {
 		return nil, err
 	}
-	defer m.server.stop()
+	defer func() { m.server.stop() }() // a catchup starts it anew
 	c := &comparison{machine: m, opts: o, report: newReport(tools, skipped, o)}
 	if c.report.DataBytes, err = size(m.server.dataDir, func(path string) bool { return strings.Contains(path, "/pg_wal/") }); err != nil {
 		return nil, err
@@ -54,6 +54,18 @@ func bench(ctx context.Context, o options, note io.Writer) (report *Report, err 
 		for i := range tools {
 			if err := c.incremental(ctx, round, tools[(i+round)%len(tools)]); err != nil {
 				return nil, err
+			}
+		}
+	}
+	for round := range o.runs {
+		if !o.does("catchup") {
+			break
+		}
+		for _, kind := range catchingUp {
+			for i := range tools {
+				if err := c.catchup(ctx, round, tools[(i+round)%len(tools)], kind); err != nil {
+					return nil, err
+				}
 			}
 		}
 	}

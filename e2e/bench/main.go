@@ -1,6 +1,7 @@
 // Command bench runs whole jobs of pgtender beside the tools its users know,
 // on the same data in one run: full backup, restore into an empty directory,
-// incremental backup of random pages, and the push of single WAL segments.
+// incremental backup of random pages, and the push of single WAL segments; if
+// asked for, a backlog, recovery, and a member that catches up.
 //
 //	go run ./e2e/bench [--size MB] [--runs N] [--json]
 //	go run ./e2e/bench --jobs incremental --sizes 1024,4096,8192 --incrementals 60
@@ -40,6 +41,13 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	if len(os.Args) == 3 && os.Args[1] == asCatchup {
+		if err := runCatchup(ctx, os.Args[2], os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
@@ -112,7 +120,7 @@ func (o options) does(job string) bool {
 	return slices.Contains(strings.Split(o.jobs, ","), job)
 }
 
-var jobNames = []string{"backup", "restore", "incremental", "push", "backlog", "recovery"}
+var jobNames = []string{"backup", "restore", "incremental", "push", "backlog", "recovery", "catchup"}
 
 // usualJobs are run unless others are asked for.
 var usualJobs = jobNames[:4]
@@ -127,7 +135,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	flags.IntVar(&o.runs, "runs", 3, "`rounds`")
 	flags.IntVar(&o.workers, "workers", 2, "readers and compressors of each tool")
 	flags.IntVar(&o.segments, "segments", 8, "WAL `segments` to push one by one")
-	flags.IntVar(&o.pages, "pages", 10000, "random `pages` to change before each incremental backup")
+	flags.IntVar(&o.pages, "pages", 10000, "random `pages` to change before each incremental backup, and while a member is away")
 	flags.StringVar(&o.sizes, "sizes", "", "compare incremental backups on databases of these sizes, a list of `MB`; for the job incremental alone")
 	flags.IntVar(&o.incrementals, "incrementals", 60, "with --sizes: incremental `backups`, one on the other")
 	flags.IntVar(&o.backlog, "backlog", 100, "WAL `segments` of a backlog, and of a recovery")

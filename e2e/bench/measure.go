@@ -35,6 +35,8 @@ type usage struct {
 	cpu    time.Duration // user and system, of the process and its children
 	server time.Duration // the same of the server's sessions meanwhile
 	rss    int64         // bytes, the peak of the largest process
+	io     inOut         // of the process and its children
+	served inOut         // of the server's sessions meanwhile
 	out    []byte        // standard output
 	lines  []line        // of standard output and standard error
 }
@@ -79,6 +81,14 @@ func (m *machine) measure(ctx context.Context, j job) (usage, error) {
 	if err != nil {
 		return u, err
 	}
+	own, err := inOutOf("self")
+	if err != nil {
+		return u, err
+	}
+	served, err := m.serverInOut()
+	if err != nil {
+		return u, err
+	}
 	begin = time.Now()
 	if err := cmd.Start(); err != nil {
 		return u, fmt.Errorf("start %s: %w", j, err)
@@ -97,6 +107,16 @@ func (m *machine) measure(ctx context.Context, j job) (usage, error) {
 		return u, err
 	}
 	u.server = after - before
+	now, err := inOutOf("self")
+	if err != nil {
+		return u, err
+	}
+	then, err := m.serverInOut()
+	if err != nil {
+		return u, err
+	}
+	u.io = inOut{now.read - own.read, now.wrote - own.wrote}
+	u.served = inOut{then.read - served.read, then.wrote - served.wrote}
 	u.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 	// In KiB (getrusage(2)). A child begins with the memory of its parent, so
 	// that nothing below this program's own few MB can be seen.

@@ -47,6 +47,9 @@ type Figures struct {
 	ServerCPU  float64 `json:"server_cpu_s"`      // of the server's sessions
 	RSS        int64   `json:"rss_bytes"`         // peak of the largest process
 	Stored     int64   `json:"stored_bytes"`
+	Read       int64   `json:"read_bytes"`        // by the tool, of the repository and of the member
+	Written    int64   `json:"written_bytes"`     // by the tool
+	ServerRead int64   `json:"server_read_bytes"` // by the server's sessions
 }
 
 // Summary is a tool's medians for one job, and pgtender's figures over its own:
@@ -84,7 +87,7 @@ func (r *Report) add(round int, tool, job string, u usage, checkpoint, wal time.
 func figures(u usage, checkpoint, wal time.Duration, stored int64) Figures {
 	return Figures{
 		Wall: u.wall.Seconds(), Checkpoint: checkpoint.Seconds(), WAL: wal.Seconds(), Work: (u.wall - checkpoint - wal).Seconds(),
-		CPU: u.cpu.Seconds(), ServerCPU: u.server.Seconds(), RSS: u.rss, Stored: stored,
+		CPU: u.cpu.Seconds(), ServerCPU: u.server.Seconds(), RSS: u.rss, Stored: stored, Read: u.io.read, Written: u.io.wrote, ServerRead: u.served.read,
 	}
 }
 
@@ -93,7 +96,7 @@ const ours = "pgtender"
 // summarize fills in Summary from Runs.
 func (r *Report) summarize() {
 	r.Summary = nil
-	for _, job := range []string{"backup", "restore", "incremental", "push", "push again", "backlog", "recovery"} {
+	for _, job := range []string{"backup", "restore", "incremental", "push", "push again", "backlog", "recovery", catchingUp[0], catchingUp[1]} {
 		our := r.figures(ours, job)
 		for _, tool := range r.order {
 			runs := r.figures(tool, job)
@@ -142,6 +145,9 @@ func medians(runs []Figures) Figures {
 		ServerCPU:  of(func(f Figures) float64 { return f.ServerCPU }),
 		RSS:        int64(of(func(f Figures) float64 { return float64(f.RSS) })),
 		Stored:     int64(of(func(f Figures) float64 { return float64(f.Stored) })),
+		Read:       int64(of(func(f Figures) float64 { return float64(f.Read) })),
+		Written:    int64(of(func(f Figures) float64 { return float64(f.Written) })),
+		ServerRead: int64(of(func(f Figures) float64 { return float64(f.ServerRead) })),
 	}
 }
 
@@ -206,6 +212,13 @@ func (r *Report) writeTable(w io.Writer) error {
 	for _, job := range []string{"push", "push again", "backlog"} {
 		if err := r.writeJob(w, job, "WAL segment\tms\tCPU ms\tpeak MB\t", func(f Figures) string {
 			return fmt.Sprintf("%.0f\t%.0f\t%.0f\t", f.Wall*1e3, f.CPU*1e3, float64(f.RSS)/1e6)
+		}); err != nil {
+			return err
+		}
+	}
+	for _, job := range catchingUp {
+		if err := r.writeJob(w, job, "job\twall s\tCPU s\tserver CPU\tpeak MB\tread MB\twritten MB\tserver read MB\t", func(f Figures) string {
+			return fmt.Sprintf("%.2f\t%.2f\t%.2f\t%.0f\t%.1f\t%.1f\t%.1f\t", f.Wall, f.CPU, f.ServerCPU, float64(f.RSS)/1e6, float64(f.Read)/1e6, float64(f.Written)/1e6, float64(f.ServerRead)/1e6)
 		}); err != nil {
 			return err
 		}
