@@ -78,8 +78,12 @@ type way struct {
 	config  string // of an agent that runs meanwhile, "" if none does
 }
 
-// backlog measures how long an archiver takes for a backlog, per segment.
-func (c *comparison) backlog(ctx context.Context, tools []tool, n int) error {
+// farBacklog is the job of a backlog that goes to a remote server.
+const farBacklog = "backlog on S3"
+
+// backlog measures how long an archiver takes for a backlog, per segment, into
+// repositories here or on a remote server.
+func (c *comparison) backlog(ctx context.Context, tools []tool, n int, far *remote) error {
 	if err := c.server.archiveWith(ctx, "/bin/true"); err != nil {
 		return err
 	}
@@ -93,14 +97,14 @@ func (c *comparison) backlog(ctx context.Context, tools []tool, n int) error {
 	}
 	defer os.RemoveAll(x.dir)
 	for round := range c.opts.runs {
-		ways, done, err := c.ways(ctx, tools, x)
+		ways, done, err := c.ways(ctx, tools, x, far)
 		if err != nil {
 			return err
 		}
 		for i := range ways {
 			w := ways[(i+round)%len(ways)]
 			c.say("round %d: a backlog of %d segments by %s", round+1, n, w.name)
-			if err := c.drain(ctx, round, x, w); err != nil {
+			if err := c.drain(ctx, round, x, w, far); err != nil {
 				return fmt.Errorf("a backlog by %s: %w", w.name, err)
 			}
 		}
@@ -111,7 +115,7 @@ func (c *comparison) backlog(ctx context.Context, tools []tool, n int) error {
 
 // ways gives every way to archive, each into a repository of its own, which done
 // removes.
-func (c *comparison) ways(ctx context.Context, tools []tool, x *member) (ways []way, done func(), err error) {
+func (c *comparison) ways(ctx context.Context, tools []tool, x *member, far *remote) (ways []way, done func(), err error) {
 	dir, err := os.MkdirTemp(c.dir, "backlog-")
 	if err != nil {
 		return nil, nil, err
@@ -133,7 +137,7 @@ func (c *comparison) ways(ctx context.Context, tools []tool, x *member) (ways []
 				if err := c.mkdir(filepath.Dir(c.path(repository)), 0o755); err != nil {
 					return nil, nil, err
 				}
-				config, err := t.memberConfig(repository, x.dir)
+				config, err := t.memberConfig(repository, x.dir, far)
 				if err != nil {
 					return nil, nil, err
 				}
@@ -152,7 +156,7 @@ func (c *comparison) ways(ctx context.Context, tools []tool, x *member) (ways []
 				if err := c.mkdir(filepath.Dir(c.path(repository)), 0o755); err != nil {
 					return nil, nil, err
 				}
-				if err := t.make(ctx, repository); err != nil {
+				if err := t.make(ctx, repository, far); err != nil {
 					return nil, nil, err
 				}
 				args := []string{"--pg1-path=" + x.dir, "--log-level-console=warn"}
@@ -163,12 +167,15 @@ func (c *comparison) ways(ctx context.Context, tools []tool, x *member) (ways []
 			}
 		}
 	}
+	if far != nil {
+		return ways, done, nil
+	}
 	copies := way{name: "cp", command: "/bin/cp -t " + dir}
 	return append(ways, copies), done, nil
 }
 
 // drain measures one way.
-func (c *comparison) drain(ctx context.Context, round int, x *member, w way) error {
+func (c *comparison) drain(ctx context.Context, round int, x *member, w way, far *remote) error {
 	if err := x.wait(); err != nil {
 		return err
 	}
@@ -179,6 +186,10 @@ func (c *comparison) drain(ctx context.Context, round int, x *member, w way) err
 	if err != nil {
 		return err
 	}
+	kind, before := "backlog", int64(0)
+	if far != nil {
+		kind, before = farBacklog, far.requests.Load()
+	}
 	u, err := c.measure(ctx, x.archiver(w.command))
 	u.cpu += end()
 	if err != nil {
@@ -186,7 +197,10 @@ func (c *comparison) drain(ctx context.Context, round int, x *member, w way) err
 	}
 	n := time.Duration(len(x.segments))
 	u.wall, u.cpu = u.wall/n, u.cpu/n
-	c.report.add(round, w.name, "backlog", u, 0, 0, 0)
+	if far != nil {
+		u.asked = float64(far.requests.Load()-before) / float64(n)
+	}
+	c.report.add(round, w.name, kind, u, 0, 0, 0)
 	return nil
 }
 

@@ -75,7 +75,17 @@ func bench(ctx context.Context, o options, note io.Writer) (report *Report, err 
 		}
 	}
 	if o.does("backlog") {
-		if err := c.backlog(ctx, tools, o.backlog); err != nil {
+		if err := c.backlog(ctx, tools, o.backlog, nil); err != nil {
+			return nil, err
+		}
+	}
+	if o.does("backlog-s3") {
+		far, stop, err := m.startRemote(ctx, o.delay)
+		if err != nil {
+			return nil, err
+		}
+		defer stop()
+		if err := c.backlog(ctx, tools, o.backlog, far); err != nil {
 			return nil, err
 		}
 	}

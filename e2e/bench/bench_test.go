@@ -28,7 +28,7 @@ func TestUsage(t *testing.T) {
 		{"more than all", []string{"--wide", "101"}, "--wide 101: want 0 to 100"},
 		{"a size that is none", []string{"--jobs", "incremental", "--sizes", "1,x"}, "want numbers of MB"},
 		{"sizes for other jobs", []string{"--sizes", "1"}, "--sizes is for --jobs incremental"},
-		{"an unknown job", []string{"--jobs", "backup,verify"}, `"verify" is none of backup, restore, incremental, push, backlog, recovery`},
+		{"an unknown job", []string{"--jobs", "backup,verify"}, `"verify" is none of backup, restore, incremental, push, backlog, backlog-s3, recovery`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -1,7 +1,9 @@
 // Command bench runs whole jobs of pgtender beside the tools its users know,
 // on the same data in one run: full backup, restore into an empty directory,
-// incremental backup of random pages, and the push of single WAL segments; if
-// asked for, a backlog, recovery, and a member that catches up.
+// incremental backup of random pages, and the push of single WAL segments; and, where
+// --jobs asks for them, an archiver's backlog of segments, here and on an S3 server
+// whose answers take a while, recovery through an archive, and a member that
+// catches up.
 //
 //	go run ./e2e/bench [--size MB] [--runs N] [--json]
 //	go run ./e2e/bench --jobs incremental --sizes 1024,4096,8192 --incrementals 60
@@ -37,6 +39,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 func main() {
@@ -63,8 +66,9 @@ type options struct {
 	backlog  int // segments of a backlog, and of a recovery
 	pages    int // changed before an incremental backup
 
-	sizes        string // of databases to compare incremental backups on, MB; "": no such comparison
-	incrementals int    // on each of them
+	sizes        string        // of databases to compare incremental backups on, MB; "": no such comparison
+	incrementals int           // on each of them
+	delay        time.Duration // of a remote server's answers
 	dir          string
 	tools        string
 	jobs         string
@@ -120,7 +124,7 @@ func (o options) does(job string) bool {
 	return slices.Contains(strings.Split(o.jobs, ","), job)
 }
 
-var jobNames = []string{"backup", "restore", "incremental", "push", "backlog", "recovery", "catchup"}
+var jobNames = []string{"backup", "restore", "incremental", "push", "backlog", "backlog-s3", "recovery", "catchup"}
 
 // usualJobs are run unless others are asked for.
 var usualJobs = jobNames[:4]
@@ -139,6 +143,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	flags.StringVar(&o.sizes, "sizes", "", "compare incremental backups on databases of these sizes, a list of `MB`; for the job incremental alone")
 	flags.IntVar(&o.incrementals, "incrementals", 60, "with --sizes: incremental `backups`, one on the other")
 	flags.IntVar(&o.backlog, "backlog", 100, "WAL `segments` of a backlog, and of a recovery")
+	flags.DurationVar(&o.delay, "delay", 20*time.Millisecond, "`time` that a request to the S3 server of backlog-s3 waits")
 	flags.StringVar(&o.dir, "dir", "", "`folder` to work in; it is kept, and its server is used again by the next run (default: a new one, removed at the end)")
 	flags.StringVar(&o.tools, "tools", strings.Join(toolNames, ","), "`tools` to run")
 	flags.StringVar(&o.jobs, "jobs", strings.Join(usualJobs, ","), "`jobs` to run, of "+strings.Join(jobNames, ", ")+"; a restore needs the backup of the same run, or of an earlier one in --dir")

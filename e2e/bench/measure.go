@@ -37,6 +37,7 @@ type usage struct {
 	rss    int64         // bytes, the peak of the largest process
 	io     inOut         // of the process and its children
 	served inOut         // of the server's sessions meanwhile
+	asked  float64       // requests to a remote server, of a segment
 	out    []byte        // standard output
 	lines  []line        // of standard output and standard error
 }

@@ -58,7 +58,7 @@ func (t *pgbackrest) about() string {
 	return fmt.Sprintf("%s, zst level %d, bundle%s, process-max %d", t.version, t.level, block, t.workers)
 }
 
-func (t *pgbackrest) config(repository string) (path string, err error) {
+func (t *pgbackrest) config(repository string, far *remote) (path string, err error) {
 	for _, dir := range []string{repository, "pgbackrest-lock", "pgbackrest-spool"} {
 		if err := t.m.mkdir(t.m.path(dir), 0o750); err != nil {
 			return "", err
@@ -68,10 +68,13 @@ func (t *pgbackrest) config(repository string) (path string, err error) {
 	if t.block {
 		block = "repo1-block=y\n"
 	}
+	where := fmt.Sprintf("repo1-path=%s\n", t.m.path(repository))
+	if far != nil {
+		where = far.pgbackrest(repository)
+	}
 	path = t.m.path(repository + ".conf")
 	return path, t.m.writeFile(path, fmt.Sprintf(`[global]
-repo1-path=%s
-repo1-bundle=y
+%srepo1-bundle=y
 %scompress-type=zst
 compress-level=%d
 process-max=%d
@@ -86,7 +89,7 @@ pg1-path=%s
 pg1-socket-path=%s
 pg1-port=%d
 pg1-user=postgres
-`, t.m.path(repository), block, t.level, t.workers, t.m.path("pgbackrest-lock"), t.m.path("pgbackrest-spool"), scope, t.m.path("data"), t.m.dir, sourcePort), 0o644)
+`, where, block, t.level, t.workers, t.m.path("pgbackrest-lock"), t.m.path("pgbackrest-spool"), scope, t.m.path("data"), t.m.dir, sourcePort), 0o644)
 }
 
 func (t *pgbackrest) repository() string { return t.label + "-repo" }
@@ -95,8 +98,8 @@ func (t *pgbackrest) run(repository string, args ...string) job {
 	return job{argv: append([]string{t.program, "--config=" + t.m.path(repository+".conf"), "--stanza=" + scope}, args...)}
 }
 
-func (t *pgbackrest) make(ctx context.Context, repository string) error {
-	if _, err := t.config(repository); err != nil {
+func (t *pgbackrest) make(ctx context.Context, repository string, far *remote) error {
+	if _, err := t.config(repository, far); err != nil {
 		return err
 	}
 	_, err := t.m.output(ctx, t.run(repository, "stanza-create").argv...)
@@ -104,7 +107,7 @@ func (t *pgbackrest) make(ctx context.Context, repository string) error {
 }
 
 func (t *pgbackrest) prepare(ctx context.Context) (string, error) {
-	err := t.make(ctx, t.repository())
+	err := t.make(ctx, t.repository(), nil)
 	return t.run(t.repository(), "archive-push").String() + " %p", err
 }
 
@@ -125,5 +128,5 @@ func (t *pgbackrest) restore(dir string) job {
 
 func (t *pgbackrest) pushTo(ctx context.Context, name string) (job, error) {
 	repository := t.label + "-" + name
-	return t.run(repository, "archive-push"), t.make(ctx, repository)
+	return t.run(repository, "archive-push"), t.make(ctx, repository, nil)
 }

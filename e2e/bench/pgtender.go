@@ -49,13 +49,17 @@ func (t *pgtender) config(repository string) (path string, err error) {
 }
 
 // memberConfig is a configuration for another data directory, with an agent's
-// socket of its own.
-func (t *pgtender) memberConfig(repository, dataDir string) (path string, err error) {
+// socket of its own, and a repository here or on a remote server.
+func (t *pgtender) memberConfig(repository, dataDir string, far *remote) (path string, err error) {
 	if err := t.m.mkdir(t.m.path(repository), 0o750); err != nil {
 		return "", err
 	}
 	path = t.m.path(repository + ".yml")
-	text := fmt.Sprintf("repository: file://%s\ncluster: %s\ndata_dir: %s\nagent:\n  socket: %s\n", t.m.path(repository), scope, dataDir, t.m.path("agent", "socket"))
+	where := fmt.Sprintf("repository: file://%s\n", t.m.path(repository))
+	if far != nil {
+		where = far.pgtender(repository)
+	}
+	text := where + fmt.Sprintf("cluster: %s\ndata_dir: %s\nagent:\n  socket: %s\n", scope, dataDir, t.m.path("agent", "socket"))
 	return path, t.m.writeFile(path, text, 0o644)
 }
 

@@ -22,12 +22,29 @@ func (c *comparison) push(ctx context.Context, tools []tool, n int) error {
 	if err != nil {
 		return err
 	}
+	x, err := c.newMember("push-wal", segments)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(x.dir)
+	agent, end, err := c.agentPusher(ctx, tools, x)
+	if err != nil {
+		return err
+	}
+	defer end()
+	if agent.argv != nil {
+		names, jobs = append(names, withAgent), append(jobs, agent)
+	}
 	c.say("pushing %d WAL segments", len(segments))
 	for i, segment := range segments {
 		for k := range jobs {
 			at := (k + i) % len(jobs)
 			j := jobs[at]
-			j.argv = append(j.argv[:len(j.argv):len(j.argv)], c.server.dataDir+"/pg_wal/"+segment)
+			dir := c.server.dataDir
+			if names[at] == withAgent {
+				dir = x.dir
+			}
+			j.argv = append(j.argv[:len(j.argv):len(j.argv)], dir+"/pg_wal/"+segment)
 			for _, again := range []string{"push", "push again"} {
 				if again == "push again" && strings.HasPrefix(names[at], "cp") {
 					continue
@@ -44,6 +61,32 @@ func (c *comparison) push(ctx context.Context, tools []tool, n int) error {
 		}
 	}
 	return nil
+}
+
+// agentPusher gives the program that hands a segment of x to an agent, which runs
+// until end; none where pgtender is not measured. The agent's processor time is
+// not counted with the command's.
+func (c *comparison) agentPusher(ctx context.Context, tools []tool, x *member) (j job, end func(), err error) {
+	for _, t := range tools {
+		t, ok := t.(*pgtender)
+		if !ok {
+			continue
+		}
+		const repository = "pgtender-push-agent"
+		if err := os.RemoveAll(c.path(repository)); err != nil {
+			return job{}, nil, err
+		}
+		config, err := t.memberConfig(repository, x.dir, nil)
+		if err != nil {
+			return job{}, nil, err
+		}
+		stop, err := c.agent(ctx, config)
+		if err != nil {
+			return job{}, nil, err
+		}
+		return job{argv: []string{t.program, "--config", config, "--log-level", "warn", "archive-push"}}, func() { stop() }, nil
+	}
+	return job{}, func() {}, nil
 }
 
 // pushers gives the programs that take a segment's path as last argument.

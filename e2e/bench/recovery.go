@@ -107,7 +107,7 @@ func (c *comparison) fetching(ctx context.Context, agent bool, tools []tool, dir
 			continue
 		}
 		const repository = "pgtender-recovery"
-		config, err := t.memberConfig(repository, x.dir)
+		config, err := t.memberConfig(repository, x.dir, nil)
 		if err != nil {
 			return way{}, err
 		}
@@ -118,7 +118,7 @@ func (c *comparison) fetching(ctx context.Context, agent bool, tools []tool, dir
 		if _, err := c.output(ctx, push.argv...); err != nil {
 			return way{}, err
 		}
-		if config, err = t.memberConfig(repository, dir); err != nil {
+		if config, err = t.memberConfig(repository, dir, nil); err != nil {
 			return way{}, err
 		}
 		w := way{name: ours, command: fmt.Sprintf("%s --config %s --log-level warn archive-get %%f %%p", t.program, config)}

@@ -33,7 +33,7 @@ type Report struct {
 type Run struct {
 	Round int    `json:"round"`
 	Tool  string `json:"tool"`
-	Job   string `json:"job"` // backup, restore, incremental, push, push again, backlog (a segment), recovery
+	Job   string `json:"job"` // backup, restore, incremental, push, push again, backlog and backlog on S3 (a segment), recovery
 	Figures
 }
 
@@ -47,9 +47,10 @@ type Figures struct {
 	ServerCPU  float64 `json:"server_cpu_s"`      // of the server's sessions
 	RSS        int64   `json:"rss_bytes"`         // peak of the largest process
 	Stored     int64   `json:"stored_bytes"`
-	Read       int64   `json:"read_bytes"`        // by the tool, of the repository and of the member
-	Written    int64   `json:"written_bytes"`     // by the tool
-	ServerRead int64   `json:"server_read_bytes"` // by the server's sessions
+	Read       int64   `json:"read_bytes"`         // by the tool, of the repository and of the member
+	Written    int64   `json:"written_bytes"`      // by the tool
+	ServerRead int64   `json:"server_read_bytes"`  // by the server's sessions
+	Requests   float64 `json:"requests,omitempty"` // to a remote server, of a segment
 }
 
 // Summary is a tool's medians for one job, and pgtender's figures over its own:
@@ -87,7 +88,7 @@ func (r *Report) add(round int, tool, job string, u usage, checkpoint, wal time.
 func figures(u usage, checkpoint, wal time.Duration, stored int64) Figures {
 	return Figures{
 		Wall: u.wall.Seconds(), Checkpoint: checkpoint.Seconds(), WAL: wal.Seconds(), Work: (u.wall - checkpoint - wal).Seconds(),
-		CPU: u.cpu.Seconds(), ServerCPU: u.server.Seconds(), RSS: u.rss, Stored: stored, Read: u.io.read, Written: u.io.wrote, ServerRead: u.served.read,
+		CPU: u.cpu.Seconds(), ServerCPU: u.server.Seconds(), RSS: u.rss, Stored: stored, Read: u.io.read, Written: u.io.wrote, ServerRead: u.served.read, Requests: u.asked,
 	}
 }
 
@@ -96,7 +97,7 @@ const ours = "pgtender"
 // summarize fills in Summary from Runs.
 func (r *Report) summarize() {
 	r.Summary = nil
-	for _, job := range []string{"backup", "restore", "incremental", "push", "push again", "backlog", "recovery", catchingUp[0], catchingUp[1]} {
+	for _, job := range []string{"backup", "restore", "incremental", "push", "push again", "backlog", farBacklog, "recovery", catchingUp[0], catchingUp[1]} {
 		our := r.figures(ours, job)
 		for _, tool := range r.order {
 			runs := r.figures(tool, job)
@@ -148,6 +149,7 @@ func medians(runs []Figures) Figures {
 		Read:       int64(of(func(f Figures) float64 { return float64(f.Read) })),
 		Written:    int64(of(func(f Figures) float64 { return float64(f.Written) })),
 		ServerRead: int64(of(func(f Figures) float64 { return float64(f.ServerRead) })),
+		Requests:   of(func(f Figures) float64 { return f.Requests }),
 	}
 }
 
@@ -215,6 +217,11 @@ func (r *Report) writeTable(w io.Writer) error {
 		}); err != nil {
 			return err
 		}
+	}
+	if err := r.writeJob(w, farBacklog, "WAL segment\tms\tCPU ms\tpeak MB\trequests\t", func(f Figures) string {
+		return fmt.Sprintf("%.0f\t%.0f\t%.0f\t%.1f\t", f.Wall*1e3, f.CPU*1e3, float64(f.RSS)/1e6, f.Requests)
+	}); err != nil {
+		return err
 	}
 	for _, job := range catchingUp {
 		if err := r.writeJob(w, job, "job\twall s\tCPU s\tserver CPU\tpeak MB\tread MB\twritten MB\tserver read MB\t", func(f Figures) string {
