@@ -85,6 +85,11 @@ func (p *pusher) judge(ctx context.Context, f *segmentFile, name repo.WALName, o
 	} else if !name.Partial {
 		return p.ended(f, seg, own, in)
 	}
+	return p.unfinished(f, seg, own, in)
+}
+
+// unfinished archives what there is of a timeline's last segment.
+func (p *pusher) unfinished(f *segmentFile, seg pg.Segment, own pg.History, in *wal.Inspection) (*judged, error) {
 	if in.Info.End == in.Info.Start { // no record is whole
 		return unchecked(f, seg, own, repo.WALPartial|repo.WALUnchecked, p.repo), nil
 	}
@@ -98,6 +103,12 @@ func (p *pusher) ended(f *segmentFile, seg pg.Segment, own pg.History, in *wal.I
 		return nil, errUnwritten
 	}
 	if !followed(p.opts.walDir(), f.size, seg) {
+		if p.leftBefore(f.size, own, seg) {
+			// A standby has what a lost leader sent last, and another standby
+			// that had less was promoted. There is no more to come, and nobody
+			// else may have it.
+			return p.unfinished(f, seg, own, in)
+		}
 		return nil, &IncompleteError{p.opts.Path, in.Info.End, in.Info.Remark}
 	}
 	if p.opts.AcceptDamaged {

@@ -275,6 +275,56 @@ func TestTheEndOfATimeline(t *testing.T) {
 	}
 }
 
+// TestAStandbyHasMoreThanWasPromoted: the lost leader had sent it the beginning of
+// a segment that belongs to no history any more, and the archiver is offered it
+// under its full name.
+func TestAStandbyHasMoreThanWasPromoted(t *testing.T) {
+	old := newBuilder(1, 4)
+	old.until(segSize.Start(4) + 100_000)
+	end := old.at
+	start := slices.Clone(old.segments[4])
+	for _, c := range []struct {
+		name     string
+		left     pg.LSN // where timeline 1 was left; 0: not known
+		followed bool   // by the next segment
+		stored   bool
+	}{
+		{"left where the segment begins", segSize.Start(4), false, true},
+		{"left before", segSize.Start(4) - 1000, false, true},
+		{"nothing known", 0, false, false},
+		{"left later", segSize.Start(6), false, false},
+		{"left before, but WAL went on", segSize.Start(4), true, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r, _ := repotest.New(t)
+			dir := t.TempDir()
+			if c.left != 0 {
+				saveHistory(t, dir, pg.History{Timeline: 2, Forks: []pg.Fork{{Parent: 1, Switch: c.left}}})
+			}
+			if c.followed {
+				filled(1, 5, 5).save(t, dir, 5, "")
+			}
+			result, err := archive.Push(t.Context(), r, archive.PushOptions{Path: save(t, filepath.Join(dir, old.name(4)), start)})
+			if !c.stored {
+				if err == nil {
+					t.Errorf("it is %s", result.Outcome)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			h, err := r.ReadWALHeader(t.Context(), result.Key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if result.Name != old.name(4)+".partial" || h.End != end || h.Flags != repo.WALPartial|repo.WALBlockMap {
+				t.Errorf("stored as %s, end %s, flags %d; want .partial, %s", result.Name, h.End, h.Flags, end)
+			}
+		})
+	}
+}
+
 // TestASegmentThatWasNeverWritten: what a server made ready ahead of WAL, it
 // offers to the archiver when it removes old files. There is nothing to archive if
 // the timeline was left before, and only then.

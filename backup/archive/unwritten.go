@@ -23,19 +23,24 @@ var errUnwritten = errors.New("the segment was never written")
 // went another way. WAL behind a damaged first page of such a segment would be
 // lost without a word, but it is not part of any history that this server knows.
 func (p *pusher) unwritten(f *segmentFile, own pg.History, seg pg.Segment) bool {
-	start := f.size.Start(seg.Number)
 	var head [pageHeader]byte
 	if _, err := f.ReadAt(head[:], 0); err != nil {
 		return false
 	}
 	empty := binary.LittleEndian.Uint16(head[:]) == 0
-	renamed := pg.LSN(binary.LittleEndian.Uint64(head[8:])) != start &&
+	renamed := pg.LSN(binary.LittleEndian.Uint64(head[8:])) != f.size.Start(seg.Number) &&
 		pg.SystemID(binary.LittleEndian.Uint64(head[24:])) == p.repo.Cluster().SystemID
 	if !empty && !renamed {
 		return false
 	}
+	return p.leftBefore(f.size, own, seg)
+}
+
+// leftBefore reports whether the server's own histories say that the timeline of
+// seg was left where seg begins or before.
+func (p *pusher) leftBefore(size pg.SegmentSize, own pg.History, seg pg.Segment) bool {
 	for _, h := range localHistories(p.opts.walDir()) {
-		if end, left := h.End(seg.Timeline); left && descends(h, own) && end <= start {
+		if end, left := h.End(seg.Timeline); left && descends(h, own) && end <= size.Start(seg.Number) {
 			return true
 		}
 	}
