@@ -55,7 +55,9 @@ func (a *ownArchiver) judge(t *testing.T, c *chaos, leader *lab.Node, log, lacks
 		t.Fatalf("the archive has holes: %v", lacks)
 	}
 	if fresh {
-		// What comes before a hole leads nowhere any more.
+		// What comes before a hole leads nowhere any more. Who is to back up must
+		// not change between one member's election and the next one's.
+		c.WaitSyncStandby()
 		a.base = c.backup(t)
 	}
 }
