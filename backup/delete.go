@@ -55,7 +55,7 @@ func Delete(ctx context.Context, r *repo.Repo, id repo.BackupID, o DeleteOptions
 	if o.Reason != "" {
 		reason += ": " + o.Reason
 	}
-	return r.Condemn(ctx, repo.Condemnation{Subject: id.String(), Reason: reason, Data: map[string]string{byWhom: "delete"}})
+	return r.Condemn(ctx, repo.Condemnation{Subject: id.String(), Reason: reason, Data: map[string]string{keyBy: "delete"}})
 }
 
 // deletable gives the reason against a deletion by name, nil if there is none.
@@ -77,7 +77,7 @@ func deletable(s *Stock, id repo.BackupID) error {
 	case d.parents[id] || d.running[id]:
 		return kept("a running backup builds on it", "wait until the backup has ended")
 	}
-	if c := d.condemned(id); c != nil && c.Data[byDelete] != "" {
+	if c := d.condemned(id); c != nil && c.Data[keyBy] != "" {
 		return kept("it is deleted already", "pgtender expire removes it after the grace period")
 	}
 	return nil

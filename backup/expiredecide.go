@@ -33,10 +33,6 @@ func DecideExpiry(s *Stock) Expiry {
 
 var itemOrder = []string{ItemBackup, ItemPending, ItemPacks, ItemWAL, ItemChunks, ItemMarker, ItemTombstone, ItemQuarantine, ItemEvent}
 
-// byDelete marks a condemnation that somebody asked for by name: no policy
-// takes it back.
-const byDelete = "by"
-
 type decider struct {
 	s   *Stock
 	e   *Expiry
@@ -125,7 +121,7 @@ func (d *decider) judge() {
 		if !d.good[b.ID] || c != nil && c.Verdict == repo.Removing {
 			continue
 		}
-		if d.lastGood = b.ID; c == nil || c.Data[byDelete] == "" {
+		if d.lastGood = b.ID; c == nil || c.Data[keyBy] == "" {
 			d.order = append(d.order, b)
 		}
 	}
@@ -193,7 +189,7 @@ func (d *decider) keepBackup(b *StockBackup) (bool, string) {
 	if b.ID == d.lastGood {
 		return true, "it is the newest good backup"
 	}
-	if c != nil && c.Data[byDelete] != "" {
+	if c != nil && c.Data[keyBy] != "" {
 		return false, c.Reason
 	}
 	switch newer, at := d.rank(b); {
@@ -241,7 +237,7 @@ func (d *decider) keepPending(b *StockBackup) (bool, string) {
 		return false, "it is committed"
 	case fenced:
 		return false, "it was given up"
-	case c != nil && c.Data[byDelete] != "":
+	case c != nil && c.Data[keyBy] != "":
 		return false, c.Reason
 	case d.running[b.ID]:
 		return true, "it is being finished"

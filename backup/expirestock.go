@@ -132,12 +132,8 @@ func (s *Stock) readEvents(ctx context.Context, r *repo.Repo) error {
 	if s.Quarantine, err = r.Quarantine(ctx); err != nil {
 		return err
 	}
-	alarms, err := archive.Alarms(ctx, r)
-	if err != nil {
-		return err
-	}
 	s.Acknowledged = make(map[string]bool)
-	for _, a := range alarms {
+	for _, a := range archive.AlarmsOf(events) {
 		if a.Acknowledged && a.Key != "" {
 			s.Acknowledged[a.Key] = true
 		}

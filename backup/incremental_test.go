@@ -15,6 +15,7 @@ import (
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/pg"
 	"github.com/pgtender/pgtender/internal/pgtest"
+	"github.com/pgtender/pgtender/internal/soak"
 )
 
 type backupID = repo.BackupID
@@ -208,15 +209,23 @@ func TestAnIncrementalBackupEqualsAFullOne(t *testing.T) {
 	})
 }
 
+// TestSoakIncrementalBackups makes one random chain of backups after the other.
+// The rounds are numbered, with the major version behind; those that have passed
+// are listed in a file (see soak.Open). One is repeated, once it is taken off that
+// list, with -run 'TestSoakIncrementalBackups/ROUND,'. PGTENDER_SOAK_ROUNDS is how
+// many there are for each version.
 func TestSoakIncrementalBackups(t *testing.T) {
-	if os.Getenv("PGTENDER_SOAK") == "" {
-		t.Skip("set PGTENDER_SOAK=1 to run it")
-	}
+	soak.Skip(t)
 	rounds, _ := strconv.Atoi(os.Getenv("PGTENDER_SOAK_ROUNDS"))
-	for i := range cmp.Or(rounds, 50) {
+	passed := soak.Open(t, "backup-soak")
+	for i := range cmp.Or(rounds, 2000) {
 		for _, major := range pgtest.Majors(t) {
+			round := fmt.Sprintf("%d-%d", i, major)
+			if passed.Passed(round) {
+				continue
+			}
 			seed := uint64(1000*i + major)
-			t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			t.Run(round+",", func(t *testing.T) {
 				c := newChain(t, pgtest.Options{Major: major, Checksums: i%2 == 0}, seed)
 				if i%3 > 0 {
 					c.standby = c.lab.standby(t)
@@ -227,6 +236,9 @@ func TestSoakIncrementalBackups(t *testing.T) {
 				restored.Start(t)
 				restored.WaitFor(t, "SELECT pg_is_in_recovery()::text", "false")
 				restored.AMCheck(t)
+				if !t.Failed() {
+					passed.Note(t, round, soak.Tally{"pages-kept": c.kept})
+				}
 			})
 		}
 	}

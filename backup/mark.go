@@ -24,8 +24,11 @@ const (
 const (
 	pinUntil   = "until"   // RFC 3339, absent: for ever
 	pinRemoved = "removed" // "true": the pin was taken off
-	byWhom     = "by"
 )
+
+// keyBy says who is behind an event. In a condemnation it means that it was
+// asked for by name, so that no policy takes it back.
+const keyBy = "by"
 
 // Pin keeps a backup from expiring.
 type Pin struct {
@@ -87,7 +90,7 @@ func marks(events []repo.StoredEvent) (map[repo.BackupID]Marks, error) {
 		case eventPin:
 			m.Pin = nil
 			if e.Data[pinRemoved] == "" {
-				m.Pin = &Pin{By: e.Data[byWhom], Reason: e.Text}
+				m.Pin = &Pin{By: e.Data[keyBy], Reason: e.Text}
 				if until := e.Data[pinUntil]; until != "" {
 					// One that cannot be read holds for ever.
 					m.Pin.Until, _ = time.Parse(time.RFC3339, until)
@@ -109,7 +112,7 @@ func marks(events []repo.StoredEvent) (map[repo.BackupID]Marks, error) {
 			if m.Verified == nil {
 				m.Verified = make(map[string]VerifyMark)
 			}
-			m.Verified[e.Data["depth"]] = VerifyMark{Time: e.Time, OK: e.Data["ok"] == "true", Faults: e.Text, By: e.Data[byWhom]}
+			m.Verified[e.Data["depth"]] = VerifyMark{Time: e.Time, OK: e.Data["ok"] == "true", Faults: e.Text, By: e.Data[keyBy]}
 		default:
 			continue
 		}
@@ -147,7 +150,7 @@ func SetPin(ctx context.Context, r *repo.Repo, id repo.BackupID, p Pin) error {
 		e.Data[pinUntil] = p.Until.UTC().Format(time.RFC3339)
 	}
 	if p.By != "" {
-		e.Data[byWhom] = p.By
+		e.Data[keyBy] = p.By
 	}
 	if _, err := r.PutEvent(ctx, e); err != nil {
 		return fmt.Errorf("pin backup %s: %w", id, err)
@@ -183,7 +186,7 @@ func RemovePin(ctx context.Context, r *repo.Repo, id repo.BackupID, by string) e
 	if _, err := exists(ctx, r, id); err != nil {
 		return fmt.Errorf("take the pin off: %w", err)
 	}
-	_, err := r.PutEvent(ctx, repo.Event{Kind: eventPin, Subject: id.String(), Time: time.Now(), Data: map[string]string{pinRemoved: "true", byWhom: by}})
+	_, err := r.PutEvent(ctx, repo.Event{Kind: eventPin, Subject: id.String(), Time: time.Now(), Data: map[string]string{pinRemoved: "true", keyBy: by}})
 	if err != nil {
 		return fmt.Errorf("take the pin off backup %s: %w", id, err)
 	}

@@ -261,8 +261,8 @@ func (x *sweeper) segments(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for i := range gone {
-		if err := x.removeIndexes(ctx, i); err != nil {
+	for i, ranges := range gone {
+		if err := x.removeIndexes(ctx, i, ranges); err != nil {
 			return err
 		}
 	}
@@ -307,12 +307,28 @@ func (x *sweeper) removeWAL(ctx context.Context, w WALRange) error {
 }
 
 // removeIndexes removes the index objects of groups of which no segment is left.
-func (x *sweeper) removeIndexes(ctx context.Context, i repo.Incarnation) error {
+// Those are looked at from which something was removed just now, or had been
+// before.
+func (x *sweeper) removeIndexes(ctx context.Context, i repo.Incarnation, removed []archive.SegmentRange) error {
+	there := make(map[uint64]bool) // groups that have segments and lost none
+	for _, w := range x.stock.WAL {
+		if w.Incarnation == i {
+			there[repo.GroupOf(w.First)] = true // a span lies in one group
+		}
+	}
+	for _, r := range removed {
+		for g := repo.GroupOf(r.First); g <= repo.GroupOf(r.Last); g++ {
+			delete(there, g)
+		}
+	}
 	groups, err := x.Repo.WALIndexGroups(ctx, i)
 	if err != nil {
 		return err
 	}
 	for _, g := range groups {
+		if there[g] {
+			continue
+		}
 		first, err := x.firstFrom(ctx, i, pg.SegmentNumber(g*repo.GroupSegments))
 		if err != nil {
 			return err

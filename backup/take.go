@@ -122,6 +122,15 @@ func (t *run) attempt(ctx context.Context) (err error) {
 	if err := t.expect(ctx); err != nil {
 		return err
 	}
+	// Ids tell seconds only. Of two backups of one second, or with a clock that
+	// was set back, the later one is to count as the newer.
+	newest, err := t.Repo.NewestID(ctx)
+	if err != nil {
+		return err
+	}
+	if t.id <= newest {
+		t.id = newerID(t.started, newest)
+	}
 	// 2. The marker says that this backup runs, and what it builds on. A crash
 	// leaves it behind, and it grows old.
 	marker := repo.Running{ID: t.id, Parent: t.marked, Member: t.Member, Host: t.Host, PID: os.Getpid(), Started: t.started}

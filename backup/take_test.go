@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/pgtender/pgtender/backup"
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/pgtest"
 )
@@ -128,5 +129,32 @@ func TestABackupOfAnIdleStandbyEqualsItsSource(t *testing.T) {
 	c.WaitFor(t, "SELECT pg_is_in_recovery()::text", "false")
 	if got := c.Dump(t); got != want {
 		t.Error("the restored cluster's content differs from the source's")
+	}
+}
+
+// Ids tell seconds only, and clocks are set back.
+func TestALaterBackupHasTheHigherID(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it runs a server")
+	}
+	l := newLab(t, pgtest.Options{})
+	last := repo.BackupID(0)
+	for i := range 4 {
+		o := l.options(t, l.primary)
+		if i%2 == 1 {
+			o.Kind = backup.FullOnly
+		}
+		b := take(t, o).Backup
+		if b.ID <= last {
+			t.Errorf("backup %s was taken after %s", b.ID, last)
+		}
+		last = b.ID
+		if i == 0 { // a backup by a clock that is ahead
+			s, err := backup.Synthesize(t.Context(), backup.SynthesizeOptions{Repo: l.repo, Backup: b.ID, ToolVersion: "test"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			last = s.ID
+		}
 	}
 }

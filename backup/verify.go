@@ -97,12 +97,16 @@ func Verify(ctx context.Context, o VerifyOptions) (Verification, error) {
 			return v.Verification, fmt.Errorf("verify: %w", because(ctx, err))
 		}
 	}
+	events, err := o.Repo.Events(ctx)
+	if err != nil {
+		return v.Verification, fmt.Errorf("keep the result of the verification: %w", err)
+	}
 	v.OK = len(v.Faults) == 0
 	for i := range v.Backups {
 		b := &v.Backups[i]
 		b.OK = len(b.Faults) == 0
 		v.OK = v.OK && b.OK
-		if err := KeepResult(ctx, o.Repo, b.ID, v.Depth, b.Faults, o.By); err != nil {
+		if err := keepResult(ctx, o.Repo, events, b.ID, v.Depth, b.Faults, o.By); err != nil {
 			return v.Verification, err
 		}
 	}
@@ -322,9 +326,14 @@ func KeepResult(ctx context.Context, r *repo.Repo, id repo.BackupID, depth strin
 	if err != nil {
 		return fmt.Errorf("keep the result of the verification: %w", err)
 	}
+	return keepResult(ctx, r, events, id, depth, faults, by)
+}
+
+// keepResult is KeepResult with the events as they were before.
+func keepResult(ctx context.Context, r *repo.Repo, events []repo.StoredEvent, id repo.BackupID, depth string, faults []string, by string) error {
 	e := repo.Event{Kind: eventVerify, Subject: id.String(), Time: time.Now(), Data: map[string]string{"depth": depth, "ok": fmt.Sprint(len(faults) == 0)}}
 	if by != "" {
-		e.Data[byWhom] = by
+		e.Data[keyBy] = by
 	}
 	if len(faults) > 0 {
 		e.Text = fmt.Sprintf("%d faults, the first: %s", len(faults), firstLine(faults[0]))

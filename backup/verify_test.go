@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/pgtender/pgtender/backup"
 	"github.com/pgtender/pgtender/backup/repo"
@@ -208,11 +209,44 @@ func TestADeepVerificationGoesOnWhereItWasInterrupted(t *testing.T) {
 		t.Errorf("the state stays: %v", err)
 	}
 	// A state of another cluster says nothing.
-	if err := os.WriteFile(state, []byte("pgtender verify 1 other/1\n"+repotest.ID(1).String()+" 1 1\n"), 0o600); err != nil {
+	if err := os.WriteFile(state, []byte("pgtender verify 2 other/1 "+fmt.Sprint(time.Now().Unix())+"\n"+repotest.ID(1).String()+" 1 1\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if v := mustVerify(t, s, backup.VerifyOptions{Deep: true, StateFile: state}); !v.OK || v.Skipped != 0 {
 		t.Errorf("%+v", v)
+	}
+}
+
+// The file's own times do not count: they are a file server's, perhaps.
+func TestAStateThatIsOldOrOfTheFutureSaysNothing(t *testing.T) {
+	s, _ := verified(t)
+	state := filepath.Join(t.TempDir(), "state")
+	for name, test := range map[string]struct {
+		begun time.Duration // from now
+		want  int
+	}{"of today": {-time.Hour, 4}, "of last week": {-8 * 24 * time.Hour, 0}, "of tomorrow": {24 * time.Hour, 0}} {
+		packs := 0
+		ctx, cancel := context.WithCancel(t.Context())
+		_, err := backup.Verify(ctx, backup.VerifyOptions{Repo: s.r, Deep: true, Workers: 1, StateFile: state, Progress: func(int64, int64) {
+			if packs++; packs == 4 {
+				cancel()
+			}
+		}})
+		if !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		content, err := os.ReadFile(state)
+		if err != nil {
+			t.Fatal(err)
+		}
+		head, rest, _ := strings.Cut(string(content), "\n")
+		head = head[:strings.LastIndex(head, " ")+1] + fmt.Sprint(time.Now().Add(test.begun).Unix())
+		if err := os.WriteFile(state, []byte(head+"\n"+rest), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if v := mustVerify(t, s, backup.VerifyOptions{Deep: true, StateFile: state}); !v.OK || v.Skipped != test.want {
+			t.Errorf("%s: %d packs were passed over, want %d", name, v.Skipped, test.want)
+		}
 	}
 }
 
@@ -237,13 +271,13 @@ func TestAStateOfOtherBackupsSaysNothing(t *testing.T) {
 }
 
 func FuzzVerifyState(f *testing.F) {
-	f.Add([]byte("pgtender verify 1 demo/7123456789012345678\n20260101T000001Z-000001 1 4096\n20260101T000001Z-000001 2 40"))
+	f.Add([]byte("pgtender verify 2 demo/7123456789012345678 1767225600\n20260101T000001Z-000001 1 4096\n20260101T000001Z-000001 2 40"))
 	f.Fuzz(func(t *testing.T, content []byte) {
-		packs, end := backup.ParseVerifyState(content, repotest.Cluster.String())
+		packs, _, end := backup.ParseVerifyState(content, repotest.Cluster.String())
 		if int(end) > len(content) || end < 0 {
 			t.Fatalf("whole lines end at %d of %d", end, len(content))
 		}
-		again, same := backup.ParseVerifyState(content[:end], repotest.Cluster.String())
+		again, _, same := backup.ParseVerifyState(content[:end], repotest.Cluster.String())
 		if len(again) != len(packs) || same != end {
 			t.Fatalf("%d packs up to %d, then %d up to %d", len(packs), end, len(again), same)
 		}

@@ -18,7 +18,7 @@ import (
 
 // verifyState is a local file that names the packs a deep verification has
 // found good: a line for what is verified, the cluster and the digest of the
-// backups' ids, then one per pack, with its number in hexadecimal and its size. A
+// backups' ids, with the time at which it was begun, then one per pack, with its number in hexadecimal and its size. A
 // pack is checked against the backups that lean on it, so what was good for one
 // set of backups says little for another. A line that a crash cut off does not
 // count.
@@ -31,7 +31,7 @@ type verifyState struct {
 // stateAge is how old a state may be: what was good then may have rotted since.
 const stateAge = 7 * 24 * time.Hour
 
-const stateMagic = "pgtender verify 1 "
+const stateMagic = "pgtender verify 2 "
 
 // stateSubject says what is verified.
 func stateSubject(cluster repo.ClusterID, backups []VerifiedBackup) string {
@@ -61,20 +61,18 @@ func openVerifyState(path, subject string) (*verifyState, error) {
 }
 
 func (s *verifyState) load(subject string) error {
-	info, err := s.file.Stat()
-	if err != nil {
-		return err
-	}
 	content, err := io.ReadAll(bufio.NewReader(s.file))
 	if err != nil {
 		return err
 	}
-	good, end := parseVerifyState(content, subject)
-	if good == nil || time.Since(info.ModTime()) > stateAge {
+	good, begun, end := parseVerifyState(content, subject)
+	// By the clock that wrote it, and not the file's times, which are those of a
+	// file server perhaps. One of the future tells that the clock was set.
+	if old := time.Since(begun); good == nil || old > stateAge || old < 0 {
 		if err := s.file.Truncate(0); err != nil {
 			return err
 		}
-		_, err := s.file.WriteAt([]byte(stateMagic+subject+"\n"), 0)
+		_, err := s.file.WriteAt([]byte(stateHead(subject, time.Now())), 0)
 		if err == nil {
 			_, err = s.file.Seek(0, io.SeekEnd)
 		}
@@ -88,19 +86,25 @@ func (s *verifyState) load(subject string) error {
 	return err
 }
 
+func stateHead(subject string, begun time.Time) string {
+	return fmt.Sprintf("%s%s %d\n", stateMagic, subject, begun.Unix())
+}
+
 // parseVerifyState gives the packs in a state of this subject, nil if it is
-// none, and where its last whole line ends.
-func parseVerifyState(content []byte, subject string) (good map[repo.PackRef]int64, end int64) {
-	head := stateMagic + subject + "\n"
-	if !bytes.HasPrefix(content, []byte(head)) {
-		return nil, 0
+// none, when it was begun, and where its last whole line ends.
+func parseVerifyState(content []byte, subject string) (good map[repo.PackRef]int64, begun time.Time, end int64) {
+	line, _, whole := bytes.Cut(content, []byte("\n"))
+	text, ours := strings.CutPrefix(string(line), stateMagic+subject+" ")
+	seconds, err := strconv.ParseInt(text, 10, 64)
+	if begun = time.Unix(seconds, 0); !whole || !ours || err != nil || stateHead(subject, begun) != string(line)+"\n" {
+		return nil, time.Time{}, 0
 	}
-	good, end = make(map[repo.PackRef]int64), int64(len(head))
+	good, end = make(map[repo.PackRef]int64), int64(len(line))+1
 	for rest := content[end:]; ; {
 		line, after, whole := bytes.Cut(rest, []byte("\n"))
 		p, size, ok := parseStateLine(string(line))
 		if !whole || !ok {
-			return good, end
+			return good, begun, end
 		}
 		good[p] = size
 		end += int64(len(line)) + 1

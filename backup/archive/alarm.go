@@ -79,10 +79,11 @@ func Alarms(ctx context.Context, r *repo.Repo) ([]Alarm, error) {
 	if err != nil {
 		return nil, err
 	}
-	return alarms(events), nil
+	return AlarmsOf(events), nil
 }
 
-func alarms(events []repo.StoredEvent) []Alarm {
+// AlarmsOf is Alarms of events that were read before.
+func AlarmsOf(events []repo.StoredEvent) []Alarm {
 	var out []Alarm
 	acknowledged := make(map[string]bool)
 	for _, e := range events {

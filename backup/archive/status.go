@@ -91,7 +91,7 @@ func ReadStatus(ctx context.Context, r *repo.Repo, opts LineageOptions) (Status,
 	if err != nil {
 		return s, err
 	}
-	s.Alarms = slices.DeleteFunc(alarms(events), func(a Alarm) bool { return a.Acknowledged })
+	s.Alarms = slices.DeleteFunc(AlarmsOf(events), func(a Alarm) bool { return a.Acknowledged })
 	if s.SegmentSize == 0 {
 		return s, nil
 	}

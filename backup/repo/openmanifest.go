@@ -266,6 +266,23 @@ func (r *Repo) Backups(ctx context.Context) ([]Listed, error) {
 	return list, nil
 }
 
+// NewestID gives the highest id of the backups, pending and condemned ones and
+// tombstones included, 0 if there is none. No manifest is read.
+func (r *Repo) NewestID(ctx context.Context) (BackupID, error) {
+	newest := BackupID(0)
+	for _, kind := range []KeyKind{KeyManifest, KeyPending} {
+		for o, err := range r.store.List(ctx, r.prefix+string(kind)+"/", "") {
+			if err != nil {
+				return 0, fmt.Errorf("list backups of %s: %w", r.cluster, err)
+			}
+			if k, err := ParseKey(o.Key); err == nil {
+				newest = max(newest, k.ID)
+			}
+		}
+	}
+	return newest, nil
+}
+
 func (r *Repo) manifests(ctx context.Context, kind KeyKind) ([]Listed, error) {
 	var out []Listed
 	for o, err := range r.store.List(ctx, r.prefix+string(kind)+"/", "") {
