@@ -44,7 +44,8 @@ func (t *pgtender) config(repository string) (path string, err error) {
 		return "", err
 	}
 	path = t.m.path(repository + ".yml")
-	text := fmt.Sprintf("repository: file://%s\ncluster: %s\ndata_dir: %s\nbackup:\n  workers: %d\nrestore:\n  workers: %d\n", dir, scope, t.m.path("data"), t.workers, t.workers)
+	// No synthetic full backup comes between incremental ones.
+	text := fmt.Sprintf("repository: file://%s\ncluster: %s\ndata_dir: %s\nbackup:\n  workers: %d\n  synthetic_share: 0\nrestore:\n  workers: %d\n", dir, scope, t.m.path("data"), t.workers, t.workers)
 	return path, t.m.writeFile(path, text, 0o644)
 }
 
