@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -95,8 +96,11 @@ func (x *branched) fullDisk(t *testing.T) {
 			continue
 		}
 		again()
+		var mu sync.Mutex // several files are written at a time
 		full := false
 		way, err := run(func(name string) {
+			mu.Lock()
+			defer mu.Unlock()
 			if full = full || name == from; full {
 				disk.fill()
 			}
