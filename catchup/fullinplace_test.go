@@ -17,6 +17,7 @@ import (
 	"github.com/pgtender/pgtender/internal/finding"
 	"github.com/pgtender/pgtender/internal/pg"
 	"github.com/pgtender/pgtender/internal/pgtest"
+	"github.com/pgtender/pgtender/internal/soak"
 )
 
 // ballast fills a file system to its last byte.
@@ -92,7 +93,7 @@ func (x *branched) fullDisk(t *testing.T) {
 	}
 	want := tree(t, child{Dir: dir})
 	for _, from := range []string{"changes", "state", "parked", "saved", "pruned", "marked", "file", "fetched", "given"} {
-		if !soak() && !strings.Contains("state file", from) {
+		if !soak.Wanted() && !strings.Contains("state file", from) {
 			continue
 		}
 		again()

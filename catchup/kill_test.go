@@ -21,6 +21,7 @@ import (
 	"github.com/pgtender/pgtender/catchup"
 	"github.com/pgtender/pgtender/internal/pg"
 	"github.com/pgtender/pgtender/internal/pgtest"
+	"github.com/pgtender/pgtender/internal/soak"
 )
 
 // command makes a child process that restores.
@@ -46,7 +47,7 @@ func (l *lab) child(t testing.TB, umask string, c child) {
 
 // rounds gives how often something is killed.
 func rounds() int {
-	if soak() {
+	if soak.Wanted() {
 		return 100
 	}
 	return 4

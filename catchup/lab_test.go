@@ -16,6 +16,7 @@ import (
 	"github.com/pgtender/pgtender/internal/pg"
 	"github.com/pgtender/pgtender/internal/pg/server"
 	"github.com/pgtender/pgtender/internal/pgtest"
+	"github.com/pgtender/pgtender/internal/soak"
 )
 
 // lab is a primary that archives into a repository of files, through this very
@@ -51,7 +52,7 @@ func someMajors(t *testing.T, run func(t *testing.T, major int)) {
 	t.Helper()
 	all := pgtest.Majors(t)
 	for _, m := range all {
-		if !soak() && m != all[0] && m != all[len(all)-1] && m != pgtest.DefaultMajor {
+		if !soak.Wanted() && m != all[0] && m != all[len(all)-1] && m != pgtest.DefaultMajor {
 			continue
 		}
 		t.Run(fmt.Sprintf("PostgreSQL %d", m), func(t *testing.T) {

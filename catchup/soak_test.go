@@ -1,34 +1,27 @@
 package catchup_test
 
 import (
-	"bufio"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"strconv"
-	"strings"
-	"sync"
 	"testing"
 
 	"github.com/pgtender/pgtender/catchup"
 	"github.com/pgtender/pgtender/internal/pgtest"
+	"github.com/pgtender/pgtender/internal/soak"
 )
 
 // soakRounds is how many random clusters TestSoakMembersComeBack makes.
 const soakRounds = 500
 
 // TestSoakMembersComeBack makes one random failover after the other. The rounds
-// are numbered, and those that have passed are listed in a file (in the directory
-// PGTENDER_SOAK_DIR, else the cache), so that it goes on after an interruption. A
-// round is repeated with -run 'TestSoakMembersComeBack/NUMBER,'.
+// are numbered, and those that have passed are listed in a file (see soak.Open), so
+// that it goes on after an interruption. A round is repeated with -run 'TestSoakMembersComeBack/NUMBER,'.
 func TestSoakMembersComeBack(t *testing.T) {
-	if !soak() {
-		t.Skip("takes hours: set PGTENDER_SOAK=1")
-	}
-	passed := openRounds(t)
+	soak.Skip(t)
+	passed := soak.Open(t, "catchup-soak")
 	for n := range soakRounds {
-		if passed.has(n) {
+		if passed.Passed(strconv.Itoa(n)) {
 			continue
 		}
 		b := randomBranch(n, pgtest.Majors(t))
@@ -37,7 +30,7 @@ func TestSoakMembersComeBack(t *testing.T) {
 			x := newBranched(t, b)
 			x.back(t, x.expected(t, n))
 			if !t.Failed() {
-				passed.note(t, n)
+				passed.Note(t, strconv.Itoa(n), nil)
 			}
 		})
 	}
@@ -82,60 +75,4 @@ func (x *branched) expected(t testing.TB, n int) catchup.RungName {
 		return catchup.ByHashes
 	}
 	return want
-}
-
-// roundsFile lists the rounds that have passed, one a line.
-type roundsFile struct {
-	mu   sync.Mutex
-	path string
-	done map[int]bool
-}
-
-func openRounds(t testing.TB) *roundsFile {
-	t.Helper()
-	dir := os.Getenv("PGTENDER_SOAK_DIR")
-	if dir == "" {
-		dir = os.Getenv("PGTENDER_CACHE")
-	}
-	if dir == "" {
-		dir = t.TempDir()
-	}
-	r := &roundsFile{path: filepath.Join(dir, "catchup-soak"), done: map[int]bool{}}
-	f, err := os.Open(r.path)
-	if os.IsNotExist(err) {
-		return r
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if n, err := strconv.Atoi(strings.TrimSpace(lines.Text())); err == nil {
-			r.done[n] = true
-		}
-	}
-	t.Logf("%d rounds have passed before, see %s", len(r.done), r.path)
-	return r
-}
-
-func (r *roundsFile) has(n int) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.done[n]
-}
-
-func (r *roundsFile) note(t testing.TB, n int) {
-	t.Helper()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	f, err := os.OpenFile(r.path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := fmt.Fprintln(f, n); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
 }

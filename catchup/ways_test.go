@@ -25,6 +25,7 @@ import (
 	"github.com/pgtender/pgtender/internal/finding"
 	"github.com/pgtender/pgtender/internal/pg"
 	"github.com/pgtender/pgtender/internal/pgtest"
+	"github.com/pgtender/pgtender/internal/soak"
 )
 
 // copied gives the same cluster with a copy of the member's directory, so that
@@ -261,7 +262,7 @@ var steps = []string{"changes", "state", "parked", "saved", "pruned", "marked", 
 // with what an undisturbed one does.
 func (x *branched) killed(t *testing.T) {
 	for _, rung := range []catchup.RungName{catchup.ByMaps, catchup.ByHashes} {
-		if rung == catchup.ByHashes && !soak() {
+		if rung == catchup.ByHashes && !soak.Wanted() {
 			continue
 		}
 		undisturbed := x.copied(t)
@@ -271,7 +272,7 @@ func (x *branched) killed(t *testing.T) {
 		want := tree(t, child{Dir: undisturbed.old.DataDir})
 		for i, step := range steps {
 			// They are the same steps.
-			if some := map[bool]string{true: "state pruned file finished", false: ""}[rung == catchup.ByMaps]; !soak() && !strings.Contains(some, step) {
+			if some := map[bool]string{true: "state pruned file finished", false: ""}[rung == catchup.ByMaps]; !soak.Wanted() && !strings.Contains(some, step) {
 				continue
 			}
 			count := 0
@@ -301,7 +302,6 @@ func (x *branched) killed(t *testing.T) {
 }
 
 // soak reports whether there is time for everything.
-func soak() bool { return os.Getenv("PGTENDER_SOAK") != "" }
 
 // childRun runs a child process, which is killed at a step, and reports whether
 // it came to its end.
