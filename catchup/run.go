@@ -285,7 +285,7 @@ func (r *runner) prepare(ctx context.Context) (commit bool, err error) {
 // the plan was made before this run's was in place.
 func (r *runner) stillCovered(ctx context.Context) error {
 	was, b := &r.plan.Cover, &r.plan.Backup
-	now, err := archive.Coverage(ctx, r.opts.Repo, r.plan.Lineage.History, b.SegmentSize, b.Start.LSN)
+	now, err := archive.CoverageStreamed(ctx, r.opts.Repo, r.plan.Lineage.History, b.SegmentSize, b.Start.LSN)
 	if err != nil {
 		return fmt.Errorf("see whether the archived WAL is still there: %w", err)
 	}
