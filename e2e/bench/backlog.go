@@ -200,7 +200,7 @@ func (c *comparison) drain(ctx context.Context, round int, x *member, w way, far
 	if far != nil {
 		u.asked = float64(far.requests.Load()-before) / float64(n)
 	}
-	c.report.add(round, w.name, kind, u, 0, 0, 0)
+	c.report.add(round, w.name, kind, u)
 	return nil
 }
 

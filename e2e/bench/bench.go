@@ -164,56 +164,72 @@ func (c *comparison) round(ctx context.Context, round int, t tool) error {
 }
 
 func (c *comparison) backup(ctx context.Context, round int, t tool) error {
-	before, err := t.stored()
+	f, err := c.measureBackup(ctx, t, t.backup(), fmt.Sprintf("round %d: backup by %s", round+1, t.name()))
 	if err != nil {
 		return err
+	}
+	c.report.keep(round, t.name(), "backup", f)
+	return nil
+}
+
+// measureBackup measures a backup by t, whatever its kind.
+func (c *comparison) measureBackup(ctx context.Context, t tool, j job, announced string) (Figures, error) {
+	before, err := t.stored()
+	if err != nil {
+		return Figures{}, err
 	}
 	if t.name() == "pg_basebackup" {
 		before = 0 // it is written over
 	}
 	if err := settleDisk(c.opts.cold, c.server.dataDir); err != nil {
-		return err
+		return Figures{}, err
 	}
-	c.say("round %d: backup by %s", round+1, t.name())
-	u, err := c.measure(ctx, t.backup())
+	c.say("%s", announced)
+	u, err := c.measure(ctx, j)
 	if err != nil {
-		return err
+		return Figures{}, err
 	}
 	checkpoint, wal, err := t.waits(u)
 	if err != nil {
-		return err
+		return Figures{}, err
 	}
 	after, err := t.stored()
 	if err != nil {
-		return err
+		return Figures{}, err
 	}
-	c.report.add(round, t.name(), "backup", u, checkpoint, wal, after-before)
-	return nil
+	return figures(u, checkpoint, wal, after-before), nil
 }
 
 func (c *comparison) restore(ctx context.Context, round int, t tool, dir string) error {
-	if err := os.RemoveAll(dir); err != nil {
-		return err
-	}
-	if err := c.mkdir(dir, 0o700); err != nil {
-		return err
-	}
-	if err := settleDisk(c.opts.cold, c.dir); err != nil {
-		return err
-	}
-	c.say("round %d: restore by %s", round+1, t.name())
-	u, err := c.measure(ctx, t.restore(dir))
+	f, err := c.measureRestore(ctx, t, dir, fmt.Sprintf("round %d: restore by %s", round+1, t.name()))
 	if err != nil {
 		return err
 	}
-	c.report.add(round, t.name(), "restore", u, 0, 0, 0)
+	c.report.keep(round, t.name(), "restore", f)
 	return nil
 }
 
+// measureRestore measures a restore by t into dir, which is made anew.
+func (c *comparison) measureRestore(ctx context.Context, t tool, dir, announced string) (Figures, error) {
+	if err := os.RemoveAll(dir); err != nil {
+		return Figures{}, err
+	}
+	if err := c.mkdir(dir, 0o700); err != nil {
+		return Figures{}, err
+	}
+	if err := settleDisk(c.opts.cold, c.dir); err != nil {
+		return Figures{}, err
+	}
+	c.say("%s", announced)
+	u, err := c.measure(ctx, t.restore(dir))
+	return figures(u, 0, 0, 0), err
+}
+
 // verify starts a restored copy, which recovers by the tool's own
-// restore_command, and compares its tables with the source's.
-func (c *comparison) verify(ctx context.Context, dir string) error {
-	p, err := c.startPostgres(ctx, dir, restoredPort, "archive_mode=off", "fsync=off")
+// restore_command unless settings have another, and compares its tables with the
+// source's.
+func (c *comparison) verify(ctx context.Context, dir string, settings ...string) error {
+	p, err := c.startPostgres(ctx, dir, restoredPort, append([]string{"archive_mode=off", "fsync=off"}, settings...)...)
 	if err != nil {
 		return err
 	}

@@ -93,8 +93,8 @@ func TestBlocksAreKnownSince246(t *testing.T) {
 func TestMedianOfTheRoundsRatios(t *testing.T) {
 	r := &Report{order: []string{"pgtender", "peer"}}
 	for round, f := range []struct{ our, their float64 }{{1, 2}, {9, 10}, {2, 8}} {
-		r.add(round, "peer", "backup", usage{wall: seconds(f.their), cpu: seconds(f.their), server: seconds(f.their), rss: 1}, time.Second, 0, 200)
-		r.add(round, "pgtender", "backup", usage{wall: seconds(f.our), cpu: seconds(f.our), rss: 3}, 0, 0, 100)
+		r.keep(round, "peer", "backup", figures(usage{wall: seconds(f.their), cpu: seconds(f.their), server: seconds(f.their), rss: 1}, time.Second, 0, 200))
+		r.keep(round, "pgtender", "backup", figures(usage{wall: seconds(f.our), cpu: seconds(f.our), rss: 3}, 0, 0, 100))
 	}
 	r.summarize()
 	want := []Summary{

@@ -140,27 +140,11 @@ func (c *chain) of(ctx context.Context, t incrementer) error {
 
 // backUp measures one backup.
 func (c *chain) backUp(ctx context.Context, t incrementer, j job, line Chain) error {
-	before, err := t.stored()
+	var err error
+	line.Figures, err = c.measureBackup(ctx, t, j, fmt.Sprintf("%d MB: %s backup %d by %s", c.mb, line.Job, line.Number, t.name()))
 	if err != nil {
 		return err
 	}
-	if err := settleDisk(c.opts.cold, c.server.dataDir); err != nil {
-		return err
-	}
-	c.say("%d MB: %s backup %d by %s", c.mb, line.Job, line.Number, t.name())
-	u, err := c.measure(ctx, j)
-	if err != nil {
-		return err
-	}
-	checkpoint, wal, err := t.waits(u)
-	if err != nil {
-		return err
-	}
-	after, err := t.stored()
-	if err != nil {
-		return err
-	}
-	line.Figures = figures(u, checkpoint, wal, after-before)
 	c.keep(t, line)
 	return nil
 }
@@ -178,21 +162,11 @@ func (c *chain) restoreNewest(ctx context.Context, t incrementer, line Chain) er
 	dir := c.path("restored")
 	defer os.RemoveAll(dir)
 	for range c.opts.runs {
-		if err := os.RemoveAll(dir); err != nil {
-			return err
-		}
-		if err := c.mkdir(dir, 0o700); err != nil {
-			return err
-		}
-		if err := settleDisk(c.opts.cold, c.dir); err != nil {
-			return err
-		}
-		c.say("%d MB: %s by %s", c.mb, line.Job, t.name())
-		u, err := c.measure(ctx, t.restore(dir))
+		var err error
+		line.Figures, err = c.measureRestore(ctx, t, dir, fmt.Sprintf("%d MB: %s by %s", c.mb, line.Job, t.name()))
 		if err != nil {
 			return err
 		}
-		line.Figures = figures(u, 0, 0, 0)
 		c.keep(t, line)
 	}
 	if err := c.verify(ctx, dir); err != nil {

@@ -56,7 +56,7 @@ func (c *comparison) push(ctx context.Context, tools []tool, n int) error {
 				if err != nil {
 					return err
 				}
-				c.report.add(i, names[at], again, u, 0, 0, 0)
+				c.report.add(i, names[at], again, u)
 			}
 		}
 	}

@@ -95,7 +95,7 @@ func (c *comparison) recover(ctx context.Context, round, kind int, tools []tool,
 		return fmt.Errorf("recovery by %s: %w", w.name, err)
 	}
 	defer p.stop()
-	c.report.add(round, w.name, "recovery", u, 0, 0, 0)
+	c.report.add(round, w.name, "recovery", u)
 	return nil
 }
 

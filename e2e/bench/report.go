@@ -81,8 +81,12 @@ func newReport(tools []tool, skipped []string, o options) *Report {
 	return r
 }
 
-func (r *Report) add(round int, tool, job string, u usage, checkpoint, wal time.Duration, stored int64) {
-	r.Runs = append(r.Runs, Run{round, tool, job, figures(u, checkpoint, wal, stored)})
+func (r *Report) add(round int, tool, job string, u usage) {
+	r.keep(round, tool, job, figures(u, 0, 0, 0))
+}
+
+func (r *Report) keep(round int, tool, job string, f Figures) {
+	r.Runs = append(r.Runs, Run{round, tool, job, f})
 }
 
 func figures(u usage, checkpoint, wal time.Duration, stored int64) Figures {
