@@ -2,10 +2,8 @@ package catchup
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -18,6 +16,7 @@ import (
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/finding"
 	"github.com/pgtender/pgtender/internal/pg"
+	"github.com/pgtender/pgtender/internal/pg/wal"
 )
 
 // inspect looks at the target directory. It changes nothing.
@@ -197,8 +196,7 @@ func onlyVersion(location string) (string, error) {
 }
 
 // systemIDOfWAL gives the system identifier that all segments in a pg_wal have
-// in their first page (XLogLongPageHeaderData, xlog_internal.h), 0 if they do not
-// agree or there is none.
+// in their first page, 0 if they do not agree or there is none.
 func systemIDOfWAL(dir string) (id pg.SystemID) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -212,25 +210,33 @@ func systemIDOfWAL(dir string) (id pg.SystemID) {
 		if err != nil || !ownHead(e.Name(), head) {
 			continue // recycled for later, perhaps never written
 		}
-		found := pg.SystemID(binary.LittleEndian.Uint64(head[24:]))
-		if id != 0 && found != id {
+		if id != 0 && head.SystemID != id {
 			return 0
 		}
-		id = found
+		id = head.SystemID
 	}
 	return id
 }
 
-// readHead reads the long page header of a segment file.
-func readHead(path string) (_ []byte, err error) {
+// readHead reads the first page header of a segment file.
+func readHead(path string) (_ wal.SegmentHeader, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return wal.SegmentHeader{}, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	head := make([]byte, 40)
-	_, err = io.ReadFull(f, head)
-	return head, err
+	return wal.ReadSegmentHeader(f)
+}
+
+// ownHead reports whether the header of a segment file is that of the segment
+// that the name says.
+func ownHead(name string, head wal.SegmentHeader) bool {
+	size := head.SegmentSize
+	if !size.Valid() {
+		return false
+	}
+	seg, err := pg.ParseSegment(name, size)
+	return err == nil && head.Address == size.Start(seg.Number)
 }
 
 // inspectPlace looks at a directory outside of the target directory d.

@@ -6,17 +6,15 @@ import (
 	"io/fs"
 	"os"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/pgtender/pgtender/internal/durable"
+	"github.com/pgtender/pgtender/internal/filelock"
 	"github.com/pgtender/pgtender/internal/finding"
 )
 
 // ErrLocked means that another run works on the directory.
 var ErrLocked = errors.New("another restore works on the directory")
 
-// lock keeps other runs out of a directory. The kernel gives it up when the
-// process ends, however it ends.
+// lock keeps other runs out of a directory.
 type lock struct {
 	dir  string
 	file *os.File
@@ -33,37 +31,21 @@ func acquire(dir string) (*lock, error) {
 	}
 	name := workPath(dir, lockName)
 	for {
-		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
-		if err != nil {
-			return nil, fmt.Errorf("lock %s: %w", dir, err)
-		}
-		l := &lock{dir: dir, file: f}
-		err = flock(f)
-		if err == nil && l.held() == nil {
-			return l, nil
-		}
-		f.Close()
+		f, err := filelock.Open(name, os.O_RDWR|os.O_CREATE, 0o600)
 		switch {
-		case errors.Is(err, unix.EWOULDBLOCK):
+		case errors.Is(err, filelock.ErrHeld):
 			return nil, finding.WithHint(fmt.Errorf("%s: %w", dir, ErrLocked), "wait until it ends, or stop it; fuser %s shows the process", name)
 		case err != nil:
 			return nil, fmt.Errorf("lock %s: %w", dir, err)
 		}
+		l := &lock{dir: dir, file: f}
+		if l.held() == nil {
+			return l, nil
+		}
+		f.Close()
 		// The file was removed between open and lock, by a run that has ended:
 		// what is locked is nobody's lock any more.
 	}
-}
-
-func flock(f *os.File) error {
-	c, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var result error
-	if err := c.Control(func(fd uintptr) { result = unix.Flock(int(fd), unix.LOCK_EX|unix.LOCK_NB) }); err != nil {
-		return err
-	}
-	return result
 }
 
 // errTaken means that the directory was removed under the run. Patroni does so

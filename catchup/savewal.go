@@ -199,7 +199,7 @@ func cutLast(name string) (before, after string, ok bool) {
 // segment it is named after.
 func holdsOwnWAL(path string) (bool, error) {
 	head, err := readHead(path)
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return false, nil
 	}
 	return err == nil && ownHead(filepath.Base(path), head), err

@@ -2,11 +2,9 @@ package catchup
 
 import (
 	"context"
-	"encoding/binary"
 	"iter"
 
 	"github.com/pgtender/pgtender/backup/repo"
-	"github.com/pgtender/pgtender/internal/pg"
 )
 
 // stage brings everything to where it belongs, but for the names at the top of
@@ -78,16 +76,4 @@ func (r *runner) want(e *repo.Entry, j *journal, w *writer) (bool, error) {
 		return false, r.empty(e, j)
 	}
 	return true, w.add(*e)
-}
-
-// ownHead reports whether the long page header of a segment file is that of
-// the segment that the name says: the page's address, at offset 8, is the
-// segment's first (XLogLongPageHeaderData, xlog_internal.h).
-func ownHead(name string, head []byte) bool {
-	size := pg.SegmentSize(binary.LittleEndian.Uint32(head[32:]))
-	if !size.Valid() {
-		return false
-	}
-	seg, err := pg.ParseSegment(name, size)
-	return err == nil && pg.LSN(binary.LittleEndian.Uint64(head[8:])) == size.Start(seg.Number)
 }

@@ -93,16 +93,12 @@ func (c *Completeness) take(ctx context.Context, j *joiner, s *step, own bool) (
 	return false, nil
 }
 
-// longHeader is the length of a segment's first page header
-// (XLogLongPageHeaderData, access/xlog_internal.h).
-const longHeaderLength = 40
-
 // segmentsEnd gives the number of the segment behind the last one that holds a
 // record before to. A position within a segment's first page header is where its
 // first record starts (the redo position after a switch is given so).
 func segmentsEnd(size pg.SegmentSize, to pg.LSN) pg.SegmentNumber {
 	n := size.SegmentOf(to)
-	if size.Offset(to) > longHeaderLength {
+	if size.Offset(to) > wal.SegmentHeaderLen {
 		n++
 	}
 	return n

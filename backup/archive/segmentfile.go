@@ -1,7 +1,6 @@
 package archive
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -9,6 +8,7 @@ import (
 
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/pg"
+	"github.com/pgtender/pgtender/internal/pg/wal"
 )
 
 // segmentFile is a segment opened for reading.
@@ -18,11 +18,10 @@ type segmentFile struct {
 	info   os.FileInfo
 	length int64
 	size   pg.SegmentSize // as the first page says, else the file's length
-	magic  uint16
+	head   wal.SegmentHeader
 }
 
-// openSegment opens a segment and reads its segment size from the first page
-// (XLogLongPageHeaderData, xlog_internal.h).
+// openSegment opens a segment and reads its first page header.
 func openSegment(path string) (*segmentFile, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -46,33 +45,20 @@ func (f *segmentFile) look() (err error) {
 		return fmt.Errorf("%s has %d bytes: %w", f.path, f.length, errNoSegment)
 	}
 	f.size = pg.SegmentSize(f.length)
-	var head [pageHeader]byte
-	if _, err := f.ReadAt(head[:], 0); err != nil {
+	if f.head, err = wal.ReadSegmentHeader(f); err != nil {
 		return err
 	}
-	f.magic = binary.LittleEndian.Uint16(head[:])
-	if said, ok := segmentSizeIn(head[:]); ok {
-		f.size = said
+	if f.head.Plausible() {
+		f.size = f.head.SegmentSize
 	}
 	return nil
-}
-
-const (
-	pageHeader = 40     // bytes of a segment's first page header
-	longHeader = 0x0002 // XLP_LONG_HEADER
-)
-
-// segmentSizeIn gives the segment size that the first page of a segment names.
-func segmentSizeIn(head []byte) (pg.SegmentSize, bool) {
-	size := pg.SegmentSize(binary.LittleEndian.Uint32(head[32:]))
-	return size, binary.LittleEndian.Uint16(head[2:])&longHeader != 0 && size.Valid()
 }
 
 // header gives the header of the whole file as it is.
 func (f *segmentFile) header(r *repo.Repo, seg pg.Segment, own pg.History, flags repo.WALFlags) repo.WALHeader {
 	return repo.WALHeader{
 		Flags: flags, SystemID: r.Cluster().SystemID, Incarnation: repo.IncarnationOf(own), Segment: seg.Number,
-		SegmentSize: f.size, PageMagic: f.magic, End: f.size.Start(seg.Number + 1),
+		SegmentSize: f.size, PageMagic: f.head.Magic, End: f.size.Start(seg.Number + 1),
 	}
 }
 
@@ -110,9 +96,6 @@ func followed(dir string, size pg.SegmentSize, seg pg.Segment) bool {
 		return false
 	}
 	defer f.Close() // opened for reading
-	var head [pageHeader]byte
-	if _, err := f.ReadAt(head[:], 0); err != nil {
-		return false
-	}
-	return pg.LSN(binary.LittleEndian.Uint64(head[8:])) == size.Start(next.Number) && pg.Timeline(binary.LittleEndian.Uint32(head[4:])) == seg.Timeline
+	head, err := wal.ReadSegmentHeader(f)
+	return err == nil && head.Address == size.Start(next.Number) && head.Timeline == seg.Timeline
 }

@@ -2,7 +2,6 @@ package archive
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/pg"
+	"github.com/pgtender/pgtender/internal/pg/wal"
 )
 
 // Spool is the folder beside pg_wal's segments in which a [Prefetch] lays down
@@ -125,20 +125,20 @@ func intact(path, name string) error {
 	if err != nil {
 		return err
 	}
-	var head [pageHeader]byte
-	if _, err := f.ReadAt(head[:], 0); err != nil {
+	head, err := wal.ReadSegmentHeader(f)
+	if err != nil {
 		return err
 	}
-	size, ok := segmentSizeIn(head[:])
-	if !ok {
+	if !head.Plausible() {
 		return fmt.Errorf("%s does not begin like a segment", path)
 	}
+	size := head.SegmentSize
 	seg, err := pg.ParseSegment(name, size)
 	if err != nil {
 		return err
 	}
-	if at := pg.LSN(binary.LittleEndian.Uint64(head[8:])); at != size.Start(seg.Number) {
-		return fmt.Errorf("%s begins at %s", path, at)
+	if head.Address != size.Start(seg.Number) {
+		return fmt.Errorf("%s begins at %s", path, head.Address)
 	}
 	got := repo.NewDigester()
 	if n, err := io.CopyBuffer(got, io.NewSectionReader(f, 0, 1<<40), make([]byte, 256<<10)); err != nil || n != int64(size) || got.Digest() != want {

@@ -1,7 +1,6 @@
 package archive
 
 import (
-	"encoding/binary"
 	"errors"
 
 	"github.com/pgtender/pgtender/internal/pg"
@@ -23,13 +22,8 @@ var errUnwritten = errors.New("the segment was never written")
 // went another way. WAL behind a damaged first page of such a segment would be
 // lost without a word, but it is not part of any history that this server knows.
 func (p *pusher) unwritten(f *segmentFile, own pg.History, seg pg.Segment) bool {
-	var head [pageHeader]byte
-	if _, err := f.ReadAt(head[:], 0); err != nil {
-		return false
-	}
-	empty := binary.LittleEndian.Uint16(head[:]) == 0
-	renamed := pg.LSN(binary.LittleEndian.Uint64(head[8:])) != f.size.Start(seg.Number) &&
-		pg.SystemID(binary.LittleEndian.Uint64(head[24:])) == p.repo.Cluster().SystemID
+	empty := f.head.Magic == 0
+	renamed := f.head.Address != f.size.Start(seg.Number) && f.head.SystemID == p.repo.Cluster().SystemID
 	if !empty && !renamed {
 		return false
 	}

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/pgtender/pgtender/internal/filelock"
 )
 
 // lock keeps concurrent runs out of the same cache folder. It waits.
@@ -22,25 +24,19 @@ func (m *machine) lock(ctx context.Context) (unlock func(), err error) {
 	if err := os.MkdirAll(m.cache, 0o755); err != nil {
 		return nil, err
 	}
-	file, err := os.OpenFile(filepath.Join(m.cache, "setup.lock"), os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, err
-	}
 	for waiting := false; ; waiting = true {
-		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		file, err := filelock.Open(filepath.Join(m.cache, "setup.lock"), os.O_CREATE|os.O_RDWR, 0o644)
 		if err == nil {
 			return func() { file.Close() }, nil
 		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
-			file.Close()
-			return nil, fmt.Errorf("lock %s: %w", file.Name(), err)
+		if !errors.Is(err, filelock.ErrHeld) {
+			return nil, err
 		}
 		if !waiting {
 			fmt.Fprintln(m.out, "waiting for another setup run to end ...")
 		}
 		select {
 		case <-ctx.Done():
-			file.Close()
 			return nil, context.Cause(ctx)
 		case <-time.After(200 * time.Millisecond):
 		}

@@ -26,6 +26,7 @@ var allowed = map[string][]string{
 	"internal/pg/wal":     {"internal/pg"},
 	"internal/pg/server":  {"internal/pg"},
 	"internal/durable":    {},
+	"internal/filelock":   {},
 	"internal/finding":    {},
 	"internal/config":     {},
 	"internal/arch":       {},
@@ -40,11 +41,11 @@ var allowed = map[string][]string{
 	"backup/storage/storagetest": {"backup/storage", "backup/storage/mem"},
 	"backup/repo":                {"backup/storage", "internal/pg"},
 	"backup/repo/repotest":       {"backup/repo", "backup/storage", "backup/storage/mem", "backup/storage/storagetest", "internal/pg"},
-	"backup/archive":             {"backup/repo", "backup/storage", "internal/durable", "internal/finding", "internal/pg", "internal/pg/wal"},
-	"backup/archive/agent":       {"backup/archive", "backup/repo", "internal/finding", "internal/pg", "internal/pg/server"},
-	"backup/archive/receive":     {"backup/archive", "backup/repo", "internal/finding", "internal/pg", "internal/pg/server"},
+	"backup/archive":             {"backup/repo", "backup/storage", "internal/durable", "internal/filelock", "internal/finding", "internal/pg", "internal/pg/wal"},
+	"backup/archive/agent":       {"backup/archive", "backup/repo", "internal/filelock", "internal/finding", "internal/pg", "internal/pg/server"},
+	"backup/archive/receive":     {"backup/archive", "backup/repo", "internal/filelock", "internal/finding", "internal/pg", "internal/pg/server"},
 	"backup":                     {"backup/archive", "backup/repo", "backup/storage", "internal/durable", "internal/finding", "internal/pg", "internal/pg/server", "internal/pg/wal"},
-	"catchup":                    {"backup", "backup/archive", "backup/repo", "backup/storage", "internal/durable", "internal/finding", "internal/pg", "internal/pg/server", "internal/pg/wal"},
+	"catchup":                    {"backup", "backup/archive", "backup/repo", "backup/storage", "internal/durable", "internal/filelock", "internal/finding", "internal/pg", "internal/pg/server", "internal/pg/wal"},
 	"catchup/drill":              {"backup", "backup/repo", "backup/storage", "catchup", "internal/finding", "internal/pg", "internal/pg/server"},
 
 	// The control tower.

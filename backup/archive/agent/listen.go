@@ -9,8 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/pgtender/pgtender/internal/filelock"
 	"github.com/pgtender/pgtender/internal/finding"
 )
 
@@ -25,15 +24,11 @@ func Listen(ctx context.Context, socket string) (net.Listener, func(), error) {
 		return nil, nil, finding.WithHint(fmt.Errorf("make the socket's folder: %w", err),
 			"set agent.socket to a path that this user can write to, or give the service RuntimeDirectory=%s", filepath.Base(dir))
 	}
-	lock, err := os.OpenFile(socket+".lock", os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, nil, err
+	lock, err := filelock.Open(socket+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if errors.Is(err, filelock.ErrHeld) {
+		err = ErrRunning
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		lock.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			err = ErrRunning
-		}
+	if err != nil {
 		return nil, nil, fmt.Errorf("take socket %s: %w", socket, err)
 	}
 	if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {

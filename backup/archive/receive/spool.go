@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pgtender/pgtender/internal/filelock"
 )
 
 const (
@@ -49,15 +51,7 @@ func spool(dir string) (path string, remove func(), err error) {
 	}, nil
 }
 
-// lockSpool takes the lock of a spool, which the kernel gives up with the
-// process.
+// lockSpool takes the lock of a spool.
 func lockSpool(path string, flags int) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(path, spoolLock), flags|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
+	return filelock.Open(filepath.Join(path, spoolLock), flags|unix.O_NOFOLLOW, 0o600)
 }

@@ -7,18 +7,10 @@ import (
 	"github.com/pgtender/pgtender/internal/pg"
 )
 
-// XLOG page headers (access/xlog_internal.h, XLogPageHeaderData and
-// XLogLongPageHeaderData) and the fixed part of records (access/xlogrecord.h).
+// The fixed part of records (access/xlogrecord.h).
 const (
-	shortHeaderLen  = 24
-	longHeaderLen   = 40
 	recordHeaderLen = 24
 	crcOffset       = 20
-
-	pageFirstIsContRecord     = 0x0001
-	pageLongHeader            = 0x0002
-	pageFirstIsOverwriteContr = 0x0008
-	pageAllFlags              = 0x000F
 
 	// maxRecordLen is PostgreSQL's allocation limit (MaxAllocSize), which no
 	// reader of any major exceeds; 16 and later stop at 1020 MiB already.
@@ -48,32 +40,6 @@ func MajorOf(magic uint16) (major int, ok bool) {
 
 var le = binary.LittleEndian
 
-type pageHeader struct {
-	magic     uint16
-	flags     uint16
-	timeline  pg.Timeline
-	address   pg.LSN
-	remaining uint32
-}
-
-// parsePageHeader reads the short form; b holds at least shortHeaderLen bytes.
-func parsePageHeader(b []byte) pageHeader {
-	return pageHeader{
-		magic:     le.Uint16(b),
-		flags:     le.Uint16(b[2:]),
-		timeline:  pg.Timeline(le.Uint32(b[4:])),
-		address:   pg.LSN(le.Uint64(b[8:])),
-		remaining: le.Uint32(b[16:]),
-	}
-}
-
-func (h pageHeader) len() int {
-	if h.flags&pageLongHeader != 0 {
-		return longHeaderLen
-	}
-	return shortHeaderLen
-}
-
 // geometry is what the first page of a segment says about its cluster.
 type geometry struct {
 	major    int
@@ -84,48 +50,42 @@ type geometry struct {
 }
 
 // parseGeometry reads the long header at the start of a segment.
-func parseGeometry(b []byte) (geometry, pageHeader, error) {
-	h := parsePageHeader(b)
-	bad := func(format string, args ...any) (geometry, pageHeader, error) {
-		return geometry{}, h, &CorruptError{At: h.address, What: "segment", Why: fmt.Sprintf(format, args...)}
+func parseGeometry(b []byte) (geometry, PageHeader, error) {
+	h := parseSegmentHeader(b)
+	bad := func(format string, args ...any) (geometry, PageHeader, error) {
+		return geometry{}, h.PageHeader, &CorruptError{At: h.Address, What: "segment", Why: fmt.Sprintf(format, args...)}
 	}
-	major, ok := magics[h.magic]
+	major, ok := magics[h.Magic]
 	if !ok {
-		return bad("page magic %04X belongs to no PostgreSQL from %d to %d", h.magic, MinMajor, MaxMajor)
+		return bad("page magic %04X belongs to no PostgreSQL from %d to %d", h.Magic, MinMajor, MaxMajor)
 	}
 	if h.flags&pageLongHeader == 0 || h.flags&^uint16(pageAllFlags) != 0 {
 		return bad("first page has flags %04X, not those of a segment's start", h.flags)
 	}
-	g := geometry{
-		major: major, magic: h.magic,
-		systemID: pg.SystemID(le.Uint64(b[24:])),
-		segment:  pg.SegmentSize(le.Uint32(b[32:])),
+	if !h.SegmentSize.Valid() {
+		return bad("segment size %d in the page header is invalid", h.SegmentSize)
 	}
-	block := le.Uint32(b[36:])
-	if !g.segment.Valid() {
-		return bad("segment size %d in the page header is invalid", g.segment)
-	}
+	block := h.BlockSize
 	if block < 1024 || block > 64<<10 || block&(block-1) != 0 {
 		return bad("WAL block size %d in the page header is invalid", block)
 	}
-	g.block = int(block)
-	if uint64(h.address)%uint64(g.segment) != 0 {
-		return bad("page address is not the start of a segment of %d bytes", g.segment)
+	if h.SegmentSize.Offset(h.Address) != 0 {
+		return bad("page address is not the start of a segment of %d bytes", h.SegmentSize)
 	}
-	return g, h, nil
+	return geometry{major: major, magic: h.Magic, systemID: h.SystemID, segment: h.SegmentSize, block: int(block)}, h.PageHeader, nil
 }
 
 // check judges the header of the page that should lie at the given address.
 // It returns "" if all is well. page is the whole page.
-func (g *geometry) check(h pageHeader, page []byte, at pg.LSN) string {
+func (g *geometry) check(h PageHeader, page []byte, at pg.LSN) string {
 	switch {
-	case h.magic != g.magic:
-		return fmt.Sprintf("page magic is %04X, not %04X (PostgreSQL %d)", h.magic, g.magic, g.major)
-	case h.address != at:
-		return fmt.Sprintf("page address is %s", h.address)
+	case h.Magic != g.magic:
+		return fmt.Sprintf("page magic is %04X, not %04X (PostgreSQL %d)", h.Magic, g.magic, g.major)
+	case h.Address != at:
+		return fmt.Sprintf("page address is %s", h.Address)
 	case h.flags&^uint16(pageAllFlags) != 0:
 		return fmt.Sprintf("unknown page flags %04X", h.flags)
-	case h.timeline == 0:
+	case h.Timeline == 0:
 		return "page has timeline 0"
 	}
 	first := uint64(at)%uint64(g.segment) == 0
@@ -135,14 +95,13 @@ func (g *geometry) check(h pageHeader, page []byte, at pg.LSN) string {
 	if !first {
 		return ""
 	}
-	if id := pg.SystemID(le.Uint64(page[24:])); id != g.systemID {
-		return fmt.Sprintf("system identifier is %s, not %s", id, g.systemID)
-	}
-	if size := le.Uint32(page[32:]); size != uint32(g.segment) {
-		return fmt.Sprintf("segment size is %d, not %d", size, g.segment)
-	}
-	if block := le.Uint32(page[36:]); block != uint32(g.block) {
-		return fmt.Sprintf("WAL block size is %d, not %d", block, g.block)
+	switch long := parseSegmentHeader(page); {
+	case long.SystemID != g.systemID:
+		return fmt.Sprintf("system identifier is %s, not %s", long.SystemID, g.systemID)
+	case long.SegmentSize != g.segment:
+		return fmt.Sprintf("segment size is %d, not %d", long.SegmentSize, g.segment)
+	case long.BlockSize != uint32(g.block):
+		return fmt.Sprintf("WAL block size is %d, not %d", long.BlockSize, g.block)
 	}
 	return ""
 }
@@ -153,8 +112,8 @@ func (g *geometry) check(h pageHeader, page []byte, at pg.LSN) string {
 // (RemoveNonParentXlogFiles, xlog.c), and may get a lower number than they had.
 func (g *geometry) stale(page []byte, at pg.LSN) bool {
 	h := parsePageHeader(page)
-	return h.magic == g.magic && h.flags&^uint16(pageAllFlags) == 0 && h.timeline != 0 &&
-		h.address != at && (uint64(at)-uint64(h.address))%uint64(g.segment) == 0
+	return h.Magic == g.magic && h.flags&^uint16(pageAllFlags) == 0 && h.Timeline != 0 &&
+		h.Address != at && (uint64(at)-uint64(h.Address))%uint64(g.segment) == 0
 }
 
 // align8 rounds up to MAXALIGN, the alignment of records.

@@ -52,12 +52,12 @@ func InspectFile(r io.ReaderAt, size int64, expect Expect) (*Inspection, error) 
 // segmentSource is a pageSource over one segment.
 type segmentSource interface {
 	pageSource
-	first() ([]byte, error) // the first longHeaderLen bytes
+	first() ([]byte, error) // the first SegmentHeaderLen bytes
 	set(start pg.LSN, size, block int)
 }
 
 func inspect(src segmentSource, size int64, expect Expect) (*Inspection, error) {
-	if size < longHeaderLen {
+	if size < SegmentHeaderLen {
 		return nil, &CorruptError{What: "segment", Why: fmt.Sprintf("it has only %d bytes", size)}
 	}
 	head, err := src.first()
@@ -72,14 +72,14 @@ func inspect(src segmentSource, size int64, expect Expect) (*Inspection, error) 
 		return nil, err
 	}
 	if size != int64(g.segment) {
-		return nil, &CorruptError{At: h.address, What: "segment", Why: fmt.Sprintf("it has %d bytes, not %d", size, g.segment)}
+		return nil, &CorruptError{At: h.Address, What: "segment", Why: fmt.Sprintf("it has %d bytes, not %d", size, g.segment)}
 	}
-	src.set(h.address, int(g.segment), g.block)
+	src.set(h.Address, int(g.segment), g.block)
 	in := inspector{expect: expect, s: scanner{geometry: g, pages: src}}
 	in.out.Map = new(BlockMap)
 	in.out.Info = Info{
 		Major: g.major, SystemID: g.systemID, SegmentSize: g.segment, BlockSize: g.block,
-		Start: h.address, FirstTimeline: h.timeline,
+		Start: h.Address, FirstTimeline: h.Timeline,
 	}
 	if err := in.run(); err != nil {
 		return nil, err
@@ -87,9 +87,9 @@ func inspect(src segmentSource, size int64, expect Expect) (*Inspection, error) 
 	return &in.out, nil
 }
 
-func (e *Expect) judge(g geometry, h pageHeader) error {
+func (e *Expect) judge(g geometry, h PageHeader) error {
 	foreign := func(format string, args ...any) error {
-		return fmt.Errorf("WAL segment at %s: %s: %w", h.address, fmt.Sprintf(format, args...), ErrForeign)
+		return fmt.Errorf("WAL segment at %s: %s: %w", h.Address, fmt.Sprintf(format, args...), ErrForeign)
 	}
 	if e.SystemID != 0 && e.SystemID != g.systemID {
 		return foreign("system identifier is %s, not %s", g.systemID, e.SystemID)
@@ -100,11 +100,11 @@ func (e *Expect) judge(g geometry, h pageHeader) error {
 	if e.Segment == (pg.Segment{}) {
 		return nil
 	}
-	if start := g.segment.Start(e.Segment.Number); start != h.address {
+	if start := g.segment.Start(e.Segment.Number); start != h.Address {
 		return foreign("its name says that it starts at %s", start)
 	}
-	if h.timeline > e.Segment.Timeline {
-		return foreign("it is of timeline %s, its name says %s", h.timeline, e.Segment.Timeline)
+	if h.Timeline > e.Segment.Timeline {
+		return foreign("it is of timeline %s, its name says %s", h.Timeline, e.Segment.Timeline)
 	}
 	return nil
 }
@@ -135,7 +135,7 @@ func (in *inspector) run() error {
 	if err := in.finish(err); err != nil {
 		return err
 	}
-	info.LastTimeline = in.s.head.timeline
+	info.LastTimeline = in.s.head.Timeline
 	if in.s.overwrote {
 		info.Flags |= FlagOverwrites
 	}

@@ -14,7 +14,7 @@ type memory struct {
 	block int
 }
 
-func (m *memory) first() ([]byte, error) { return m.data[:longHeaderLen], nil }
+func (m *memory) first() ([]byte, error) { return m.data[:SegmentHeaderLen], nil }
 
 func (m *memory) set(start pg.LSN, _, block int) { m.start, m.block = start, block }
 
@@ -40,7 +40,7 @@ type window struct {
 }
 
 func (w *window) first() ([]byte, error) {
-	b := make([]byte, longHeaderLen)
+	b := make([]byte, SegmentHeaderLen)
 	return b, w.read(b, 0)
 }
 
@@ -69,9 +69,11 @@ func (w *window) page(at pg.LSN) ([]byte, error) {
 	return w.buf[i : i+w.block], nil
 }
 
-// read fills b, and tells a short file from one that has been read to its end.
-func (w *window) read(b []byte, off int64) error {
-	n, err := w.r.ReadAt(b, off)
+func (w *window) read(b []byte, off int64) error { return readFullAt(w.r, b, off) }
+
+// readFullAt fills b, and tells a short file from one that has been read to its end.
+func readFullAt(r io.ReaderAt, b []byte, off int64) error {
+	n, err := r.ReadAt(b, off)
 	if n == len(b) {
 		return nil
 	}

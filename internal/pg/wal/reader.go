@@ -126,7 +126,7 @@ func (r *Reader) begin() error {
 	if err := r.pages.open(first); err != nil {
 		return err
 	}
-	head := make([]byte, longHeaderLen)
+	head := make([]byte, SegmentHeaderLen)
 	if err := r.pages.window.read(head, 0); err != nil {
 		if err == io.ErrUnexpectedEOF {
 			return &CorruptError{At: first, What: "segment", Why: "it is too short for a page header"}

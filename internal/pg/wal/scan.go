@@ -30,7 +30,7 @@ type scanner struct {
 	tli   func(at pg.LSN) pg.Timeline // nil: timelines need only not decrease
 
 	page []byte
-	head pageHeader // of page
+	head PageHeader // of page
 	at   pg.LSN     // address of page
 	off  int        // the cursor: next unread byte of page
 	next pg.LSN     // address of the page to turn to
@@ -54,10 +54,10 @@ func (s *scanner) load(at pg.LSN) error {
 	why := s.check(h, page, at)
 	switch {
 	case why != "":
-	case h.timeline < s.head.timeline:
-		why = fmt.Sprintf("timeline goes back from %s to %s", s.head.timeline, h.timeline)
-	case s.tli != nil && s.tli(at) != h.timeline:
-		why = fmt.Sprintf("page belongs to timeline %s, not %s", h.timeline, s.tli(at))
+	case h.Timeline < s.head.Timeline:
+		why = fmt.Sprintf("timeline goes back from %s to %s", s.head.Timeline, h.Timeline)
+	case s.tli != nil && s.tli(at) != h.Timeline:
+		why = fmt.Sprintf("page belongs to timeline %s, not %s", h.Timeline, s.tli(at))
 	}
 	if why != "" {
 		return &CorruptError{At: at, What: "page", Why: why, seen: at - pg.LSN(s.block), empty: true}
