@@ -57,6 +57,17 @@ func (l *LocalFacts) hintRedo(ctx context.Context, w *walReader) error {
 		l.HintRedo, l.HintsUnknown = 0, "wal_log_hints may not have been on all the time"
 		return nil
 	}
+	if l.passedAsStandby() {
+		redo, why, err := w.decidedBefore(ctx, l.Fork)
+		if err != nil {
+			return err
+		}
+		if why != "" {
+			l.HintRedo, l.HintsUnknown = 0, "which transactions were in progress at the fork is not known: "+why
+			return nil
+		}
+		l.HintRedo = min(l.HintRedo, redo)
+	}
 	for _, t := range l.pastFork() {
 		begin, _ := l.History.Begin(t)
 		checkpointed := l.control.CheckpointCopy.Timeline == t
@@ -81,6 +92,21 @@ func (l *LocalFacts) hintRedo(ctx context.Context, w *walReader) error {
 		}
 	}
 	return nil
+}
+
+// passedAsStandby reports whether the server may have been a standby when it came
+// to the fork.
+//
+// A standby logs no hint bits, and does not mark a page as changed for one; but
+// they go to disk with a page that replay has changed and no restartpoint has
+// written yet (MarkBufferDirtyHint, bufmgr.c). That page may have been changed last
+// before the redo point of a checkpoint whose record lies before the fork, and
+// written long after it, with a hint about a transaction that was in progress at
+// the fork and ended otherwise on the branch that survived. A primary's
+// checkpoint has written all such pages before its record is. One that was
+// promoted may have a restartpoint under way.
+func (l *LocalFacts) passedAsStandby() bool {
+	return l.Standby || l.control.CheckpointCopy.Timeline != l.Timeline
 }
 
 // pastFork gives the timelines of the directory's history on which WAL was

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/pgtender/pgtender/backup/archive"
@@ -186,39 +187,92 @@ func (w *walReader) changes(ctx context.Context, from, to pg.LSN) (m *wal.BlockM
 // before a position, reading backwards a segment at a time.
 func (w *walReader) checkpointBefore(ctx context.Context, t pg.Timeline, before pg.LSN) (redo pg.LSN, why string, err error) {
 	begin, _ := w.history.Begin(t)
+	why, err = w.backwards(ctx, begin, before, func(c checkpoint) bool {
+		if c.Timeline == t {
+			redo = c.Redo
+		}
+		return redo != 0
+	})
+	if redo == 0 && why == "" && err == nil {
+		why = fmt.Sprintf("there is no checkpoint on timeline %s before %s", t, before)
+	}
+	return redo, why, err
+}
+
+// decidedBefore finds a redo point such that a page that was not changed since
+// names no transaction that was in progress at a later position: those have
+// begun after it.
+//
+// An online checkpoint names the oldest transaction with a number that was in
+// progress before its redo point, a prepared one too, and the next number after
+// it (CreateCheckPoint, xlog.c).
+func (w *walReader) decidedBefore(ctx context.Context, before pg.LSN) (redo pg.LSN, why string, err error) {
+	var oldest uint64 // that may have been in progress; 0: not known yet
+	from := pg.LSN(0)
+	if uint64(before) > searchAtMost {
+		from = before - searchAtMost
+	}
+	why, err = w.backwards(ctx, from, before, func(c checkpoint) bool {
+		if oldest == 0 {
+			oldest, _ = c.OldestActive()
+		}
+		if oldest != 0 && c.NextXID <= oldest {
+			redo = c.Redo
+		}
+		return redo != 0
+	})
+	if redo == 0 && why == "" && err == nil {
+		why = fmt.Sprintf("no checkpoint from %s on is older than all transactions in progress at %s", from, before)
+	}
+	return redo, why, err
+}
+
+// searchAtMost is how many bytes of WAL are read to find a checkpoint that is
+// older than all transactions in progress: beyond that, comparing pages is
+// cheaper.
+const searchAtMost = 4 << 30
+
+// backwards gives the checkpoint records that start before a position, the last
+// one first, until enough says so or the segment with from was read. why says
+// that WAL on the way cannot be read.
+func (w *walReader) backwards(ctx context.Context, from, before pg.LSN, enough func(checkpoint) bool) (why string, err error) {
 	for n := w.size.SegmentBefore(before); ; n-- {
-		found, err := w.lastCheckpoint(ctx, t, w.size.Start(n), min(before, w.size.Start(n+1)))
+		found, err := w.checkpoints(ctx, w.size.Start(n), min(before, w.size.Start(n+1)))
 		switch {
 		case err != nil && unreadable(err) && ctx.Err() == nil:
-			return 0, fmt.Sprintf("WAL before %s cannot be read: %v", before, err), nil
+			return fmt.Sprintf("WAL before %s cannot be read: %v", before, err), nil
 		case err != nil:
-			return 0, "", err
-		case found != 0:
-			return found, "", nil
-		case n == 0 || w.size.Start(n) <= begin:
-			return 0, fmt.Sprintf("there is no checkpoint on timeline %s before %s", t, before), nil
+			return "", err
+		}
+		for _, c := range slices.Backward(found) {
+			if enough(c) {
+				return "", nil
+			}
+		}
+		if n == 0 || w.size.Start(n) <= from {
+			return "", nil
 		}
 	}
 }
 
-// lastCheckpoint gives the redo point of the last checkpoint record of t that
-// starts within a part of a segment, 0 if there is none.
-func (w *walReader) lastCheckpoint(ctx context.Context, t pg.Timeline, from, to pg.LSN) (redo pg.LSN, err error) {
+// checkpoints gives the checkpoint records that start within a part of a
+// segment.
+func (w *walReader) checkpoints(ctx context.Context, from, to pg.LSN) (out []checkpoint, err error) {
 	in := w.reader(from)
 	defer in.Close() // opened for reading
 	for {
 		rec, err := in.Next(ctx)
 		if err == io.EOF {
 			if in.End() < to && errors.Is(in.Reason(), fs.ErrNotExist) {
-				return redo, in.Reason()
+				return out, in.Reason()
 			}
-			return redo, nil
+			return out, nil
 		}
 		if err != nil || rec.Start >= to {
-			return redo, err
+			return out, err
 		}
-		if c, ok := rec.Checkpoint(); ok && c.Timeline == t && c.Redo <= to {
-			redo = c.Redo
+		if c, ok := rec.Checkpoint(); ok && c.Redo <= to {
+			out = append(out, checkpoint{rec.Start, c})
 		}
 	}
 }

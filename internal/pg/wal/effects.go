@@ -57,6 +57,22 @@ type Checkpoint struct {
 	Redo     pg.LSN
 	Timeline pg.Timeline
 	Shutdown bool
+	// NextXID is the next transaction number after the redo point, with the epoch
+	// in the high half. 0: the record is too short to say.
+	NextXID uint64
+
+	oldestActive uint32
+}
+
+// OldestActive gives the oldest transaction number, with the epoch in the high
+// half, that was in progress before the redo point, prepared transactions included;
+// NextXID or less if there was none. A shutdown checkpoint does not say, nor does a
+// server without WAL for standbys (CreateCheckPoint, xlog.c).
+func (c Checkpoint) OldestActive() (xid uint64, ok bool) {
+	if c.oldestActive == 0 || c.NextXID == 0 {
+		return 0, false
+	}
+	return c.NextXID - uint64(uint32(c.NextXID)-c.oldestActive), true
 }
 
 // Checkpoint gives the record's content if it is a checkpoint.
@@ -65,11 +81,15 @@ func (r *Record) Checkpoint() (Checkpoint, bool) {
 	if r.Rmgr != rmXLOG || op != xlogShutdownCheckpoint && op != xlogOnlineCheckpoint || len(r.Main) < 12 {
 		return Checkpoint{}, false
 	}
-	return Checkpoint{
+	c := Checkpoint{
 		Redo:     pg.LSN(le.Uint64(r.Main)),
 		Timeline: pg.Timeline(le.Uint32(r.Main[8:])),
 		Shutdown: op == xlogShutdownCheckpoint,
-	}, true
+	}
+	if len(r.Main) >= 84 { // as in every version known
+		c.NextXID, c.oldestActive = le.Uint64(r.Main[24:]), le.Uint32(r.Main[80:])
+	}
+	return c, true
 }
 
 // overwrites judges whether the record is the one that must follow a record given
