@@ -214,7 +214,7 @@ func (w *walReader) decidedBefore(ctx context.Context, before pg.LSN) (redo pg.L
 	}
 	why, err = w.backwards(ctx, from, before, func(c checkpoint) bool {
 		if oldest == 0 {
-			oldest, _ = c.OldestActive()
+			oldest = c.OldestActive
 		}
 		if oldest != 0 && c.NextXID <= oldest {
 			redo = c.Redo

@@ -57,22 +57,16 @@ type Checkpoint struct {
 	Redo     pg.LSN
 	Timeline pg.Timeline
 	Shutdown bool
+
 	// NextXID is the next transaction number after the redo point, with the epoch
 	// in the high half. 0: the record is too short to say.
 	NextXID uint64
 
-	oldestActive uint32
-}
-
-// OldestActive gives the oldest transaction number, with the epoch in the high
-// half, that was in progress before the redo point, prepared transactions included;
-// NextXID or less if there was none. A shutdown checkpoint does not say, nor does a
-// server without WAL for standbys (CreateCheckPoint, xlog.c).
-func (c Checkpoint) OldestActive() (xid uint64, ok bool) {
-	if c.oldestActive == 0 || c.NextXID == 0 {
-		return 0, false
-	}
-	return c.NextXID - uint64(uint32(c.NextXID)-c.oldestActive), true
+	// OldestActive is the oldest transaction number, with the epoch in the high
+	// half, that was in progress before the redo point, prepared transactions
+	// included; the next number of that time if there was none. 0: not known. A
+	// shutdown checkpoint does not tell (CreateCheckPoint, xlog.c).
+	OldestActive uint64
 }
 
 // Checkpoint gives the record's content if it is a checkpoint.
@@ -87,7 +81,10 @@ func (r *Record) Checkpoint() (Checkpoint, bool) {
 		Shutdown: op == xlogShutdownCheckpoint,
 	}
 	if len(r.Main) >= 84 { // as in every version known
-		c.NextXID, c.oldestActive = le.Uint64(r.Main[24:]), le.Uint32(r.Main[80:])
+		c.NextXID = le.Uint64(r.Main[24:])
+		if oldest := le.Uint32(r.Main[80:]); oldest != 0 {
+			c.OldestActive = c.NextXID - uint64(uint32(c.NextXID)-oldest)
+		}
 	}
 	return c, true
 }
