@@ -444,6 +444,6 @@ func (d *decider) standing(c *repo.Condemnation) bool {
 }
 
 // inRanges reports whether a range of segments meets one of others.
-func inRanges(ranges []WALRange, first, last pg.SegmentNumber) bool {
-	return slices.ContainsFunc(ranges, func(r WALRange) bool { return r.First <= last && first <= r.Last })
+func inRanges(ranges []archive.SegmentRange, first, last pg.SegmentNumber) bool {
+	return slices.ContainsFunc(ranges, func(r archive.SegmentRange) bool { return r.First <= last && first <= r.Last })
 }

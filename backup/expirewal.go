@@ -5,7 +5,6 @@ import (
 	"maps"
 	"slices"
 	"sort"
-	"strconv"
 	"strings"
 
 	"github.com/pgtender/pgtender/backup/archive"
@@ -339,28 +338,15 @@ func (d *decider) chunks(all string) {
 }
 
 // condemnedWAL gives the ranges of an incarnation that a condemnation names.
-func condemnedWAL(c *repo.Condemnation, i repo.Incarnation) []WALRange {
-	var out []WALRange
-	for part := range strings.SplitSeq(c.Data[i.String()], ",") {
-		first, last, ok := strings.Cut(part, "-")
-		a, errA := strconv.ParseUint(first, 16, 64)
-		b, errB := strconv.ParseUint(last, 16, 64)
-		if ok && errA == nil && errB == nil && a <= b {
-			out = append(out, WALRange{i, pg.SegmentNumber(a), pg.SegmentNumber(b)})
-		}
-	}
-	return out
+func condemnedWAL(c *repo.Condemnation, i repo.Incarnation) []archive.SegmentRange {
+	return archive.SegmentRanges(c.Data, i)
 }
 
-// walData is the inverse of condemnedWAL.
+// walData is what condemnedWAL reads.
 func walData(ranges []WALRange) map[string]string {
-	out := make(map[string]string)
+	set := make(archive.SegmentSet)
 	for _, r := range ranges {
-		key, text := r.Incarnation.String(), fmt.Sprintf("%X-%X", uint64(r.First), uint64(r.Last))
-		if out[key] != "" {
-			text = out[key] + "," + text
-		}
-		out[key] = text
+		set.Add(r.Incarnation, archive.SegmentRange{First: r.First, Last: r.Last})
 	}
-	return out
+	return set.Data()
 }

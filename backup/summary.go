@@ -29,7 +29,7 @@ func (k *tracker) summarized(ctx context.Context, m *wal.BlockMap, told *Told, a
 		return at, nil, err
 	}
 	for at < to {
-		s, ok := nextSummary(list, k.history, at, to)
+		s, ok := nextSummary(list, k.history, at)
 		if !ok {
 			return at, errors.New("WAL summaries of the server: none begins there"), nil
 		}
@@ -74,7 +74,7 @@ func (k *tracker) summaries(ctx context.Context) ([]walSummary, error) {
 // nextSummary chooses, among summaries that cover position at of history h, the
 // one that reaches furthest. One that goes on past the point where h left its
 // timeline is of another branch.
-func nextSummary(list []walSummary, h pg.History, at, to pg.LSN) (best walSummary, ok bool) {
+func nextSummary(list []walSummary, h pg.History, at pg.LSN) (best walSummary, ok bool) {
 	t := h.TimelineAt(at)
 	left, gone := h.End(t)
 	for _, s := range list {

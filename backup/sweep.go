@@ -241,7 +241,7 @@ func (x *sweeper) segments(ctx context.Context) error {
 	if x.changed {
 		return nil
 	}
-	gone := make(archive.Expired)
+	gone := make(archive.SegmentSet)
 	_ = x.each(Remove, func(it *ExpiryItem) error {
 		gone.Add(it.wal.Incarnation, archive.SegmentRange{First: it.wal.First, Last: it.wal.Last})
 		return nil
@@ -268,7 +268,7 @@ func (x *sweeper) segments(ctx context.Context) error {
 	}
 	return x.each(Remove, func(it *ExpiryItem) error {
 		for _, c := range it.chunks {
-			if err := x.Repo.DeleteChunk(ctx, c); err != nil {
+			if err := x.Repo.Remove(ctx, c.Key); err != nil {
 				return err
 			}
 		}

@@ -221,15 +221,11 @@ func (v *verifier) fresh(m *repo.Manifest, e *repo.Entry) bool {
 	return e.Map.Generation == 0 || !v.proved[m.Generations[e.Map.Generation]]
 }
 
-// readWhole reads one file of a backup into memory.
+// readWhole reads one file that has a page map into memory.
 func readWhole(ctx context.Context, m *repo.Manifest, e repo.Entry) ([]byte, error) {
 	out := make([]byte, e.Size)
 	one := func(yield func(repo.Want, error) bool) { yield(repo.Want{Entry: e}, nil) }
 	err := m.Fetch(ctx, m.Locate(ctx, one), repo.FetchOptions{Workers: 1}, func(_ context.Context, r repo.Read, raw []byte) error {
-		if r.Kind == repo.FrameBundle {
-			copy(out, raw)
-			return nil
-		}
 		for first, b := range r.Runs(raw, m.Backup.BlockSize) {
 			copy(out[int64(first)*int64(m.Backup.BlockSize):], b)
 		}

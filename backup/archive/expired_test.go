@@ -23,7 +23,7 @@ func expiring(t *testing.T, one *builder, before int) (r *repo.Repo, calls *int)
 	}
 	first := repo.IncarnationOf(pg.FirstTimeline())
 	expire := func(from, to pg.SegmentNumber) {
-		err := archive.NoteExpired(context.Background(), direct, archive.Expired{first: {{First: from, Last: to}}})
+		err := archive.NoteExpired(context.Background(), direct, archive.SegmentSet{first: {{First: from, Last: to}}})
 		if err != nil {
 			t.Error(err)
 		}
@@ -84,7 +84,7 @@ func TestWhatWasNotRemovedOnPurposeIsAHole(t *testing.T) {
 	for _, n := range []pg.SegmentNumber{4, 11, 12} {
 		push(t, r, one.save(t, dir, n, ""))
 	}
-	gone := archive.Expired{repo.IncarnationOf(pg.FirstTimeline()): {{First: 5, Last: 6}, {First: 9, Last: 9}}}
+	gone := archive.SegmentSet{repo.IncarnationOf(pg.FirstTimeline()): {{First: 5, Last: 6}, {First: 9, Last: 9}}}
 	if err := archive.NoteExpired(t.Context(), r, gone); err != nil {
 		t.Fatal(err)
 	}

@@ -236,7 +236,7 @@ func RemoveStreamed(ctx context.Context, r *repo.Repo, i repo.Incarnation, size 
 		return 0, err
 	}
 	for _, c := range chunks {
-		if err := r.DeleteChunk(ctx, c); err != nil {
+		if err := r.Remove(ctx, c.Key); err != nil {
 			return 0, err
 		}
 	}
@@ -274,7 +274,7 @@ func SweepStreamed(ctx context.Context, r *repo.Repo, h pg.History, size pg.Segm
 				if !needless {
 					break
 				}
-				if err := r.DeleteChunk(ctx, c); err != nil {
+				if err := r.Remove(ctx, c.Key); err != nil {
 					return removed, err
 				}
 				removed++

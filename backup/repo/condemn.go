@@ -144,9 +144,8 @@ func (r *Repo) Settle(ctx context.Context, c Condemnation, v Verdict) (Verdict, 
 // that its subject is gone, or that it was pardoned.
 func (r *Repo) ForgetCondemnation(ctx context.Context, id BackupID) error {
 	for _, kind := range []string{eventCondemn, eventVerdict} {
-		key := r.eventKey(id, kind)
-		if err := r.store.Delete(ctx, key); err != nil {
-			return fmt.Errorf("remove %s: %w", key, err)
+		if err := r.Remove(ctx, Key{Kind: KeyEvent, ID: id, Event: kind}); err != nil {
+			return err
 		}
 	}
 	return nil

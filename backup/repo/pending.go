@@ -88,9 +88,5 @@ func (r *Repo) copyObject(ctx context.Context, out io.Writer, key string) (err e
 // RemovePending gives a pending backup up; its packs become garbage. One that
 // is not there is not an error.
 func (r *Repo) RemovePending(ctx context.Context, id BackupID) error {
-	key := r.Key(Key{Kind: KeyPending, ID: id})
-	if err := r.store.Delete(ctx, key); err != nil {
-		return fmt.Errorf("remove %s: %w", key, err)
-	}
-	return nil
+	return r.Remove(ctx, Key{Kind: KeyPending, ID: id})
 }

@@ -39,12 +39,6 @@ type Chunk struct {
 	stored, sum uint32
 }
 
-// Start gives the LSN of the chunk's first byte.
-func (c *Chunk) Start() pg.LSN { return c.SegmentSize.Start(c.Segment) + pg.LSN(c.Offset) }
-
-// End gives the LSN behind the chunk's last byte.
-func (c *Chunk) End() pg.LSN { return c.Start() + pg.LSN(c.Length) }
-
 func (c *Chunk) name() WALName {
 	return WALName{Segment: pg.Segment{Timeline: c.Incarnation.Timeline, Number: c.Segment}.Name(c.SegmentSize)}
 }
@@ -302,17 +296,4 @@ func (r *Repo) StreamIncarnations(ctx context.Context) ([]Incarnation, error) {
 		out = append(out, i)
 	}
 	return out, nil
-}
-
-// DeleteChunk removes a chunk. It is for chunks whose WAL the repository holds
-// otherwise: in the archived segment, or in a larger chunk.
-func (r *Repo) DeleteChunk(ctx context.Context, o ChunkObject) error {
-	key := r.Key(o.Key)
-	if o.Key.Kind != KeyStream {
-		return fmt.Errorf("delete %s: not a stream chunk", key)
-	}
-	if err := r.store.Delete(ctx, key); err != nil {
-		return fmt.Errorf("delete %s: %w", key, err)
-	}
-	return nil
 }

@@ -133,7 +133,7 @@ func (d *drill) run(ctx context.Context) (err error) {
 	if d.owner, err = findOwner(d.o.User); err != nil {
 		return err
 	}
-	if d.bin, err = d.programs(); err != nil {
+	if d.bin, err = d.programs(ctx); err != nil {
 		return err
 	}
 	scratch := cmp.Or(d.o.ScratchDir, os.TempDir())
@@ -176,7 +176,7 @@ func (d *drill) choose(ctx context.Context) error {
 }
 
 // programs finds the server's programs.
-func (d *drill) programs() (string, error) {
+func (d *drill) programs(ctx context.Context) (string, error) {
 	major := d.backup.Major()
 	var try []string
 	if d.o.BinDir != "" {
@@ -188,7 +188,7 @@ func (d *drill) programs() (string, error) {
 		}
 	}
 	for _, dir := range try {
-		if isMajor(filepath.Join(dir, "postgres"), major) {
+		if found, err := pg.ProgramMajor(ctx, filepath.Join(dir, "postgres")); err == nil && found == major {
 			return dir, nil
 		}
 	}

@@ -3,10 +3,8 @@ package drill
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"os/user"
 	"strconv"
-	"strings"
 
 	"github.com/pgtender/pgtender/catchup"
 )
@@ -46,21 +44,4 @@ func (o *owner) files() catchup.Owner {
 		return catchup.Owner{}
 	}
 	return catchup.Owner{UID: o.uid, GID: o.gid}
-}
-
-// isMajor reports whether a program is the server of a major version.
-func isMajor(path string, major int) bool {
-	out, err := exec.Command(path, "--version").Output()
-	if err != nil {
-		return false
-	}
-	fields := strings.Fields(string(out)) // postgres (PostgreSQL) 17.2 (Debian …)
-	if len(fields) < 3 {
-		return false
-	}
-	number := strings.TrimFunc(strings.SplitN(fields[2], ".", 2)[0], func(r rune) bool { return r < '0' || r > '9' })
-	for _, suffix := range []string{"beta", "rc", "devel"} {
-		number, _, _ = strings.Cut(number, suffix)
-	}
-	return number == strconv.Itoa(major)
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/pgtender/pgtender/internal/finding"
+	"github.com/pgtender/pgtender/internal/pg"
 	"github.com/pgtender/pgtender/internal/pg/server"
 )
 
@@ -258,9 +259,18 @@ func (d *drill) program(ctx context.Context, name string, args ...string) error 
 			return nil
 		}
 	}
-	if name == "pg_dumpall" && !atLeast(path, d.backup.Major()) {
-		d.Skipped = append(d.Skipped, name+": "+path+" is older than the server")
-		return nil
+	if name == "pg_dumpall" {
+		major, err := pg.ProgramMajor(ctx, path)
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil:
+			d.Skipped = append(d.Skipped, fmt.Sprintf("%s: %v", name, err))
+			return nil
+		case major < d.backup.Major():
+			d.Skipped = append(d.Skipped, name+": "+path+" is older than the server")
+			return nil
+		}
 	}
 	cmd := exec.CommandContext(ctx, path, append(args, "--host="+d.dir, fmt.Sprintf("--port=%d", port), "--username="+d.o.Role, "--no-password")...)
 	var printed counter
@@ -280,16 +290,6 @@ func (d *drill) program(ctx context.Context, name string, args ...string) error 
 		d.Checks = append(d.Checks, CheckResult{name, true, fmt.Sprintf("%d bytes", printed.n)})
 	}
 	return nil
-}
-
-// atLeast reports whether a client program is of a version or later.
-func atLeast(path string, major int) bool {
-	for v := major; v < major+20; v++ {
-		if isMajor(path, v) {
-			return true
-		}
-	}
-	return false
 }
 
 // answerKept is how much of an answer or a complaint is kept.

@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/exec"
 	"path/filepath"
-	"regexp"
-	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -211,8 +208,6 @@ func (n *node) tellPlan(p catchup.Plan) {
 	}
 }
 
-var postgresVersion = regexp.MustCompile(`\(PostgreSQL\) (\d+)`)
-
 // serverMajor asks the server program that Patroni will start for its version,
 // 0 if it does not tell.
 func (n *node) serverMajor(ctx context.Context) int {
@@ -220,15 +215,9 @@ func (n *node) serverMajor(ctx context.Context) int {
 	if err != nil || !known {
 		return 0
 	}
-	out, err := exec.CommandContext(ctx, filepath.Join(p.Postgres.BinDir, "postgres"), "--version").Output()
+	major, err := pg.ProgramMajor(ctx, filepath.Join(p.Postgres.BinDir, "postgres"))
 	if err != nil {
 		n.log.DebugContext(ctx, "version of the server programs is not known", "error", err)
-		return 0
 	}
-	m := postgresVersion.FindSubmatch(out)
-	if m == nil {
-		return 0
-	}
-	major, _ := strconv.Atoi(string(m[1])) // digits
 	return major
 }

@@ -229,7 +229,7 @@ func (c *chunker) merge(ctx context.Context) error {
 		}
 		var failed error
 		for _, t := range last {
-			failed = cmp.Or(failed, c.p.s.o.Repo.DeleteChunk(ctx, repo.ChunkObject{Key: t.Key()}))
+			failed = cmp.Or(failed, c.p.s.o.Repo.Remove(ctx, t.Key()))
 		}
 		if failed != nil {
 			c.p.s.log.WarnContext(ctx, "chunks that were merged could not be removed; they go with the segment", "error", failed)
