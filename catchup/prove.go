@@ -22,6 +22,11 @@ func proveWAL(ctx context.Context, r *repo.Repo, h pg.History, size pg.SegmentSi
 		switch f := done.Fault; {
 		case f == nil:
 			return "", nil
+		case f.Kind == archive.FaultMissing && size.Start(f.Segment.Number) >= to:
+			// All that is asked for is there. The last record in it goes on behind
+			// it, as the last record of most segments does, and is read again from
+			// its segment on by whoever streams the rest from the leader.
+			return "", nil
 		case f.Kind == archive.FaultUntracked:
 			// Recovery gets past it, although no block map does.
 			from = size.Start(f.Segment.Number + 1)

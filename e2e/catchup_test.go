@@ -133,6 +133,11 @@ func (c *catchups) refusedWhileItRuns(t *testing.T, leader *lab.Node) {
 // returned waits until a member streams, and checks how it was brought back.
 func (c *catchups) returned(t *testing.T, n *lab.Node, way catchup.RungName, pages int64) {
 	t.Helper()
+	defer func() {
+		if t.Failed() {
+			t.Logf("what %s says of it:\n%s", n.Name, complaints(n))
+		}
+	}()
 	waitFor(t, n.Name+" to be brought back", func() bool { return ways(n, way) > 0 })
 	c.WaitStreaming(1)
 	leader := c.Leader()
@@ -146,6 +151,18 @@ func (c *catchups) returned(t *testing.T, n *lab.Node, way catchup.RungName, pag
 		t.Error("the leader's log does not tell what was asked of it")
 	}
 	sameContent(t, c.site, leader, n)
+}
+
+// complaints gives what our own programs logged on a member at level warn and
+// error, which the end of its log alone rarely has.
+func complaints(n *lab.Node) string {
+	var lines []string
+	for line := range strings.Lines(n.Log(1 << 20)) {
+		if strings.Contains(line, "level=WARN") || strings.Contains(line, "level=ERROR") {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines[max(0, len(lines)-30):], "")
 }
 
 // ways counts how often the member's log tells that it was brought back in a way.
