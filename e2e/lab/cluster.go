@@ -27,7 +27,7 @@ type Cluster struct {
 	programs programs
 	account  *syscall.Credential // nil: as ourselves
 	bin      string              // Patroni's bin_dir
-	ports    ports
+	ports    servertest.Ports
 	http     *http.Client
 }
 
@@ -151,7 +151,7 @@ func (c *Cluster) own(path string) error {
 func (c *Cluster) takePorts(count int) ([]int, error) {
 	var taken []int
 	for range count {
-		port, err := c.ports.take()
+		port, err := c.ports.Take()
 		if err != nil {
 			return nil, err
 		}
@@ -242,7 +242,7 @@ func (c *Cluster) Close() error {
 	if c.DCS != nil {
 		c.DCS.Kill()
 	}
-	c.ports.release()
+	c.ports.Release()
 	return nil
 }
 

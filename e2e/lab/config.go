@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/pgtender/pgtender/internal/servertest"
 )
 
 // The accounts of every lab. Connections over TCP ask for the password, those
@@ -24,11 +26,11 @@ func (n *Node) document() map[string]any {
 		"scope":     o.Scope,
 		"namespace": "/" + strings.Trim(o.Namespace, "/") + "/",
 		"name":      n.Name,
-		"restapi":   map[string]any{"listen": loopback(n.RESTPort), "connect_address": loopback(n.RESTPort)},
+		"restapi":   map[string]any{"listen": servertest.Loopback(n.RESTPort), "connect_address": servertest.Loopback(n.RESTPort)},
 		"bootstrap": n.bootstrap(),
 		"postgresql": map[string]any{
-			"listen":          loopback(n.Port),
-			"connect_address": loopback(n.Port),
+			"listen":          servertest.Loopback(n.Port),
+			"connect_address": servertest.Loopback(n.Port),
 			"data_dir":        n.DataDir,
 			"bin_dir":         n.cluster.bin,
 			"pgpass":          n.path("pgpass"),

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"github.com/pgtender/pgtender/internal/servertest"
 )
 
 // DCS is the lab's etcd or Consul server, one process with its data on disk.
@@ -49,8 +51,8 @@ func (d *DCS) etcd(dir string) error {
 	if err != nil {
 		return err
 	}
-	d.Address = loopback(ports[0])
-	client, peer := "http://"+d.Address, "http://"+loopback(ports[1])
+	d.Address = servertest.Loopback(ports[0])
+	client, peer := "http://"+d.Address, "http://"+servertest.Loopback(ports[1])
 	d.spec.Args = []string{"--name", "lab", "--data-dir", filepath.Join(dir, "data"), "--log-level", "warn", "--unsafe-no-fsync",
 		"--listen-client-urls", client, "--advertise-client-urls", client,
 		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "lab=" + peer}
@@ -63,7 +65,7 @@ func (d *DCS) consul(dir string) error {
 	if err != nil {
 		return err
 	}
-	d.Address = loopback(ports[0])
+	d.Address = servertest.Loopback(ports[0])
 	// raft_multiplier 1 elects within a second instead of five.
 	settings := fmt.Sprintf(`ports { http = %d server = %d serf_lan = %d serf_wan = %d dns = -1 grpc = -1 }
 performance { raft_multiplier = 1 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
 	"sync"
 	"syscall"
@@ -63,6 +64,10 @@ func init() {
 // the main thread (as init functions do), which lives as long as the process,
 // so that the server's parent-death signal means the keeper's death.
 func keep(spec keeperSpec, commands io.Reader, events io.Writer) int {
+	// Who killed the server may be gone, and with it who reads of the server's
+	// end: a write then must not end the keeper before the last descendant. It is
+	// not ignored, for the server would inherit that.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		fmt.Fprintln(events, eventFailed, err)
 		return 1

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/pgtender/pgtender/internal/servertest"
 )
 
 // Member is a row of Patroni's GET /cluster.
@@ -48,7 +50,7 @@ func (n *Node) REST(ctx context.Context, method, path string, body any) ([]byte,
 		}
 		content = bytes.NewReader(text)
 	}
-	request, err := http.NewRequestWithContext(ctx, method, "http://"+loopback(n.RESTPort)+path, content)
+	request, err := http.NewRequestWithContext(ctx, method, "http://"+servertest.Loopback(n.RESTPort)+path, content)
 	if err != nil {
 		return nil, err
 	}

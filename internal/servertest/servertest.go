@@ -7,7 +7,6 @@ package servertest
 import (
 	"bytes"
 	"context"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -66,17 +65,6 @@ func Missing(t testing.TB, format string, args ...any) {
 		t.Skipf(format, args...)
 	}
 	t.Fatalf(format+"; run 'make servers' first", args...)
-}
-
-// FreeAddress gives a loopback address (host:port) that was free a moment ago.
-func FreeAddress(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // Process is a server under test.

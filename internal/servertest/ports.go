@@ -1,4 +1,4 @@
-package lab
+package servertest
 
 import (
 	"errors"
@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+	"testing"
 )
 
 // Ports are taken from below the range that the kernel gives to outgoing
@@ -16,13 +17,15 @@ import (
 // its port free again.
 const firstPort, lastPort = 20000, 29999
 
-// ports reserves loopback ports against other labs of the machine, by a locked
-// file for each. Locks end with the process.
-type ports struct{ locks []*os.File }
+// Ports reserves loopback ports against all others on the machine that do it
+// this way, by a locked file for each: a port that is free at the moment is soon
+// found free by the next, too. Locks end with the process. Not safe for
+// concurrent use.
+type Ports struct{ locks []*os.File }
 
-// take reserves one more port that nobody listens on.
-func (p *ports) take() (int, error) {
-	folder := filepath.Join(os.TempDir(), "pgtender-lab-ports")
+// Take reserves one more port that nobody listens on.
+func (p *Ports) Take() (int, error) {
+	folder := filepath.Join(os.TempDir(), "pgtender-ports")
 	// For every user, as the folder for temporary files itself.
 	if err := os.Mkdir(folder, 0o777); err == nil {
 		if err := os.Chmod(folder, 0o777|os.ModeSticky); err != nil {
@@ -48,7 +51,7 @@ func (p *ports) take() (int, error) {
 }
 
 func free(port int) bool {
-	listener, err := net.Listen("tcp", loopback(port))
+	listener, err := net.Listen("tcp", Loopback(port))
 	if err != nil {
 		return false
 	}
@@ -56,11 +59,26 @@ func free(port int) bool {
 	return true
 }
 
-func (p *ports) release() {
+// Release gives all reserved ports back.
+func (p *Ports) Release() {
 	for _, lock := range p.locks {
 		lock.Close()
 	}
 	p.locks = nil
 }
 
-func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+// Loopback gives the address (host:port) of a port.
+func Loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+
+// FreeAddress gives a loopback address (host:port) that nobody listens on, and
+// that is nobody else's until the test ends.
+func FreeAddress(t testing.TB) string {
+	t.Helper()
+	var p Ports
+	port, err := p.Take()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Release)
+	return Loopback(port)
+}
