@@ -11,24 +11,17 @@ import (
 	"github.com/pgtender/pgtender/internal/finding"
 	"github.com/pgtender/pgtender/internal/pg"
 	"github.com/pgtender/pgtender/internal/pgtest"
+	"github.com/pgtender/pgtender/internal/servertest"
 )
 
-// TestAFullDiskKeepsWhatWasFetched mounts a small file system, which only root
-// may.
 func TestAFullDiskKeepsWhatWasFetched(t *testing.T) {
 	t.Parallel()
-	if os.Geteuid() != 0 {
-		t.Skip("mounting a file system needs root")
-	}
 	l := newLab(t, pgtest.Options{})
 	l.primary.Exec(t, "CREATE TABLE t AS SELECT i, repeat(md5(i::text), 20) FROM generate_series(1, 60000) AS i")
 	l.backup(t, l.primary)
 	l.archived(t)
 	base := pgtest.Dir(t)
-	if err := syscall.Mount("tmpfs", base, "tmpfs", 0, "size=40m"); err != nil {
-		t.Skipf("mounting is not allowed here: %v", err)
-	}
-	defer syscall.Unmount(base, syscall.MNT_DETACH)
+	disk := servertest.MountDisk(t, base, 40)
 	dir := filepath.Join(base, "data")
 	o := catchup.GatherOptions{Purpose: catchup.Restore, Dir: dir}
 	f := l.gather(t, o)
@@ -47,9 +40,7 @@ func TestAFullDiskKeepsWhatWasFetched(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, pg.ControlPath)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("pg_control is there: %v", err)
 	}
-	if err := syscall.Mount("tmpfs", base, "tmpfs", syscall.MS_REMOUNT, "size=400m"); err != nil {
-		t.Fatal(err)
-	}
+	disk.Resize(t, 400)
 	p = l.plan(t, o)
 	if !p.Resume {
 		t.Errorf("the plan does not go on: %+v", p.Rungs)

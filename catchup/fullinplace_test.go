@@ -2,7 +2,6 @@ package catchup_test
 
 import (
 	"errors"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,54 +16,16 @@ import (
 	"github.com/pgtender/pgtender/internal/finding"
 	"github.com/pgtender/pgtender/internal/pg"
 	"github.com/pgtender/pgtender/internal/pgtest"
+	"github.com/pgtender/pgtender/internal/servertest"
 	"github.com/pgtender/pgtender/internal/soak"
 )
-
-// ballast fills a file system to its last byte.
-type ballast struct {
-	testing.TB
-	path string
-}
-
-func (b ballast) fill() {
-	b.Helper()
-	f, err := os.OpenFile(b.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		if errors.Is(err, syscall.ENOSPC) {
-			return
-		}
-		b.Fatal(err)
-	}
-	defer f.Close()
-	for size := 1 << 20; size > 0; {
-		if _, err := f.Write(make([]byte, size)); errors.Is(err, syscall.ENOSPC) {
-			size /= 2
-		} else if err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-func (b ballast) remove() {
-	b.Helper()
-	if err := os.Remove(b.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		b.Fatal(err)
-	}
-}
 
 // fullDisk has the disk of the member be full from each step of a run on. That
 // ends with what to do, and the directory cannot be started; once there is room
 // the next run ends as one does that nothing disturbs.
 func (x *branched) fullDisk(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("mounting a file system needs root")
-	}
 	base := pgtest.Dir(t)
-	if err := syscall.Mount("tmpfs", base, "tmpfs", 0, "size=600m"); err != nil {
-		t.Skipf("mounting is not allowed here: %v", err)
-	}
-	defer syscall.Unmount(base, syscall.MNT_DETACH)
-	disk := ballast{t, filepath.Join(base, "ballast")}
+	disk := servertest.MountDisk(t, base, 600)
 	dir := filepath.Join(base, "data")
 	run := func(step func(string)) (catchup.RungName, error) {
 		o := x.gatherOptions(t)
@@ -103,7 +64,7 @@ func (x *branched) fullDisk(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			if full = full || name == from; full {
-				disk.fill()
+				disk.Fill(t, 0)
 			}
 		})
 		if err == nil {
@@ -115,7 +76,7 @@ func (x *branched) fullDisk(t *testing.T) {
 		if untouched := from == "changes"; untouched != (statErr == nil) {
 			t.Errorf("from %q on: pg_control: %v", from, statErr)
 		}
-		disk.remove()
+		disk.Empty(t)
 		if way, err := run(nil); err != nil || way != catchup.ByMaps {
 			t.Errorf("from %q on, and then with room, by %q: %v", from, way, err)
 		}

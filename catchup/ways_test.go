@@ -347,7 +347,7 @@ func (x *branched) ranMeanwhile(t *testing.T) {
 // owned: whoever starts the server must own the files.
 func (x *branched) owned(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can give files away")
+		t.Skip("it is about a run as root: no other user can give files away")
 	}
 	y := x.copied(t)
 	y.create(t, catchup.RunOptions{})

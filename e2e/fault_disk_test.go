@@ -1,18 +1,14 @@
 package e2e_test
 
 import (
-	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/pgtender/pgtender/e2e/lab"
 	"github.com/pgtender/pgtender/internal/pgtest"
+	"github.com/pgtender/pgtender/internal/servertest"
 )
 
 // Disks fill up: that of the repository while WAL is archived and a backup
@@ -21,7 +17,7 @@ import (
 func TestFullDisks(t *testing.T) {
 	t.Parallel()
 	s := prepareSite(t, siteOptions{Options: lab.Options{Nodes: 2}})
-	d := &fullDisks{site: s, repository: mountSmall(t, s.Test, s.repo.dir), member: mountSmall(t, s.Test, s.Nodes[1].Dir)}
+	d := &fullDisks{site: s, repository: servertest.MountDisk(t, s.repo.dir, 600), member: servertest.MountDisk(t, s.Nodes[1].Dir, 600)}
 	if err := s.Nodes[1].WriteConfig(nil); err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +45,7 @@ func TestFullDisks(t *testing.T) {
 // each have a small disk of their own.
 type fullDisks struct {
 	*site
-	repository, member *smallDisk
+	repository, member *servertest.Disk
 }
 
 const noRoom = "no space left on device"
@@ -58,7 +54,7 @@ func (d *fullDisks) archiving(t *testing.T) {
 	leader := d.Leader()
 	primary := server(d.site, leader)
 	segmentArchived(t, primary)
-	d.repository.fill(t, 0)
+	d.repository.Fill(t, 0)
 	archivingFails(t, primary)
 	if log := leader.Log(50); !strings.Contains(log, noRoom) {
 		t.Errorf("the log does not say %q:\n%s", noRoom, log)
@@ -66,7 +62,7 @@ func (d *fullDisks) archiving(t *testing.T) {
 	if o := d.run(t, leader, "check"); o.code != 1 || !strings.Contains(o.stdout, noRoom) {
 		t.Errorf("check does not say %q: %v", noRoom, o)
 	}
-	d.repository.empty(t)
+	d.repository.Empty(t)
 	segmentArchived(t, primary)
 	d.must(t, leader, "wal", "verify")
 }
@@ -75,9 +71,9 @@ func (d *fullDisks) backingUp(t *testing.T) {
 	d.backup(t) // for the later steps
 	f := &faults{site: d.site, restored: map[string]bool{}}
 	b := f.begin(t, d.WaitSyncStandby())
-	d.repository.fill(t, 0)
+	d.repository.Fill(t, 0)
 	f.fails(t, b, noRoom)
-	d.repository.empty(t)
+	d.repository.Empty(t)
 	f.next(t)
 	f.allRestore(t)
 	d.must(t, d.Leader(), "wal", "verify")
@@ -85,24 +81,24 @@ func (d *fullDisks) backingUp(t *testing.T) {
 
 func (d *fullDisks) restoring(t *testing.T) {
 	base := pgtest.Dir(t)
-	disk := mountSmall(t, d.Test, base)
+	disk := servertest.MountDisk(t, base, 600)
 	dir := filepath.Join(base, "data")
 	want := mark(t, server(d.site, d.Leader()), "before the disks of copies are full")
 	args := []string{"-c", d.host(t), "restore", "--target-dir", dir, "--target-name", want.name, "--target-action", "promote"}
 
-	disk.fill(t, 10<<20)
+	disk.Fill(t, 10<<20)
 	d.refused(t, nil, args, "free", "hint: ") // it is seen before anything is written
-	disk.empty(t)
+	disk.Empty(t)
 
 	run := d.start(t, nil, args...)
 	waitFor(t, "the restore to write", func() bool { return tree(t, dir) != "[]" })
 	b := &begun{run}
 	b.signal(t, syscall.SIGSTOP)
-	disk.fill(t, 1<<20)
+	disk.Fill(t, 1<<20)
 	if o := b.ends(t); o.code != 1 || !strings.Contains(o.stderr, noRoom) || !strings.Contains(o.stderr, "make room") {
 		t.Errorf("want the restore to fail for want of room: %v", o)
 	}
-	disk.empty(t)
+	disk.Empty(t)
 	mustNotStart(t, d.site, dir)
 	d.must(t, nil, args...)
 	c := d.adopt(t, dir)
@@ -129,7 +125,7 @@ func (d *fullDisks) creating(t *testing.T) {
 		pid = creating(replica)
 		return pid != 0 && syscall.Kill(pid, syscall.SIGSTOP) == nil
 	})
-	d.member.fill(t, 1<<20)
+	d.member.Fill(t, 1<<20)
 	syscall.Kill(pid, syscall.SIGCONT)
 	waitFor(t, "the log to tell of the full disk", func() bool {
 		log := replica.Log(100)
@@ -138,67 +134,8 @@ func (d *fullDisks) creating(t *testing.T) {
 	if exists(filepath.Join(replica.DataDir, "global", "pg_control")) {
 		t.Error("the directory could start")
 	}
-	d.member.empty(t)
+	d.member.Empty(t)
 	d.WaitStreaming(1)
 	rebuiltByUs(t, replica)
 	sameContent(t, d.site, d.Leader(), replica)
-}
-
-// smallDisk is a file system of its own.
-type smallDisk struct{ dir string }
-
-// mountSmall mounts one over a folder, which must be empty, for the servers' user.
-func mountSmall(t *testing.T, l *lab.Test, dir string) *smallDisk {
-	t.Helper()
-	info, err := os.Stat(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	owner := info.Sys().(*syscall.Stat_t)
-	sudo(t, "mount", "-t", "tmpfs", "-o", fmt.Sprintf("size=600m,mode=0755,uid=%d,gid=%d", owner.Uid, owner.Gid), "pgtender-e2e", dir)
-	// Servers may still run on it.
-	t.Cleanup(func() { sudo(t, "umount", "--lazy", dir) })
-	return &smallDisk{dir}
-}
-
-// sudo runs a program as root.
-func sudo(t *testing.T, args ...string) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		args = append([]string{"sudo", "-n"}, args...)
-	}
-	if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %v: %s", args, err, out)
-	}
-}
-
-func (d *smallDisk) ballast() string { return filepath.Join(d.dir, ".ballast") }
-
-// fill takes up the room but for some bytes.
-func (d *smallDisk) fill(t *testing.T, leave int64) {
-	t.Helper()
-	f, err := os.Create(d.ballast())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	// In steps that get smaller, since others may write meanwhile.
-	for size, taken := int64(64<<20), int64(0); size >= 4096; {
-		var fs unix.Statfs_t
-		if err := unix.Statfs(d.dir, &fs); err != nil {
-			t.Fatal(err)
-		}
-		if int64(fs.Bavail)*fs.Bsize-leave < size || unix.Fallocate(int(f.Fd()), 0, taken, size) != nil {
-			size /= 2
-			continue
-		}
-		taken += size
-	}
-}
-
-func (d *smallDisk) empty(t *testing.T) {
-	t.Helper()
-	if err := os.Remove(d.ballast()); err != nil {
-		t.Fatal(err)
-	}
 }

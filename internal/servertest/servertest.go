@@ -1,7 +1,7 @@
 // Package servertest starts third-party servers (etcd, Consul, an S3 server)
-// for tests. The programs come from the project's cache folder, which `make
-// servers` fills; a missing one skips the test under -short (make unit) and
-// fails it otherwise (make test).
+// for tests, and mounts small disks. The programs come from the project's cache
+// folder, which `make servers` fills; a missing one skips the test under -short
+// (make unit) and fails it otherwise (make test).
 package servertest
 
 import (

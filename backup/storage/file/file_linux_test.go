@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pgtender/pgtender/backup/storage"
+	"github.com/pgtender/pgtender/internal/servertest"
 )
 
 // asNobody runs do with the file rights of an ordinary user. They belong to
@@ -58,10 +59,7 @@ func TestUnreadableFoldersAreForbiddenAndNotAbsent(t *testing.T) {
 
 func TestFullDisk(t *testing.T) {
 	dir := t.TempDir()
-	if err := unix.Mount("none", dir, "tmpfs", 0, "size=2m"); err != nil {
-		t.Skipf("mount a small tmpfs: %v", err)
-	}
-	defer unix.Unmount(dir, 0)
+	servertest.MountDisk(t, dir, 2)
 	s := open(t, dir)
 	put(t, s, "a/k", "x")
 	err := storage.PutBytes(t.Context(), s, "a/l", make([]byte, 8<<20), storage.PutOptions{})
