@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pgtender/pgtender/backup"
+	"github.com/pgtender/pgtender/backup/archive/archivetest"
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/catchup"
 	"github.com/pgtender/pgtender/internal/pg"
@@ -30,14 +31,11 @@ type lab struct {
 
 func newLab(t testing.TB, o pgtest.Options) *lab {
 	t.Helper()
-	l := &lab{store: pgtest.Dir(t), primary: pgtest.New(t, o)}
-	if err := os.Chmod(l.store, 0o777); err != nil {
-		t.Fatal(err)
-	}
+	l := &lab{store: archivetest.Dir(t), primary: pgtest.New(t, o)}
 	system := l.primary.Value(t, "SELECT system_identifier FROM pg_control_system()")
-	l.program = fmt.Sprintf("env CATCHUP_TEST_STORE=%s CATCHUP_TEST_SYSTEM=%s %s ", l.store, system, pgtest.Install(t, "catchup"))
+	l.program = archivetest.Install(t, l.store, system)
 	var err error
-	if l.repo, err = openRepo(t.Context(), l.store, system); err != nil {
+	if l.repo, err = archivetest.Open(t.Context(), l.store, system); err != nil {
 		t.Fatal(err)
 	}
 	l.primary.Configure(t, map[string]string{"archive_mode": "on", "archive_command": l.program + "push %p"})

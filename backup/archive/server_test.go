@@ -2,9 +2,7 @@ package archive_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -15,87 +13,25 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pgtender/pgtender/backup/archive"
+	"github.com/pgtender/pgtender/backup/archive/archivetest"
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/backup/repo/repotest"
-	"github.com/pgtender/pgtender/backup/storage/file"
 	"github.com/pgtender/pgtender/backup/storage/mem"
 	"github.com/pgtender/pgtender/internal/pg"
 	"github.com/pgtender/pgtender/internal/pg/wal"
 	"github.com/pgtender/pgtender/internal/pgtest"
 )
 
-// TestMain makes this program an archive_command and a restore_command too:
-//
-//	env ARCHIVE_TEST_STORE=DIR ARCHIVE_TEST_SYSTEM=ID PROGRAM push %p
-//	env ARCHIVE_TEST_STORE=DIR ARCHIVE_TEST_SYSTEM=ID PROGRAM get %f %p
-func TestMain(m *testing.M) {
-	if dir := os.Getenv("ARCHIVE_TEST_STORE"); dir != "" {
-		os.Exit(command(context.Background(), dir, os.Args[1:]))
-	}
-	os.Exit(m.Run())
-}
-
-// command gives the exit code: 1 means absent for a get, and try again for a
-// push; 126 stops recovery.
-func command(ctx context.Context, dir string, args []string) int {
-	r, err := openFile(ctx, dir, os.Getenv("ARCHIVE_TEST_SYSTEM"))
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 126
-	}
-	switch args[0] {
-	case "push":
-		_, err := archive.Push(ctx, r, archive.PushOptions{Path: args[1], CheckOwner: func(ctx context.Context) error {
-			_, err := archive.CheckOwner(ctx, r, nil)
-			return err
-		}})
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-	case "get":
-		err := archive.Get(ctx, r, archive.GetOptions{Name: args[1], Dest: args[2], Lineage: func(ctx context.Context) (archive.Lineage, error) {
-			return archive.ResolveLineage(ctx, r, archive.LineageOptions{})
-		}})
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			if errors.Is(err, archive.ErrAbsent) {
-				return 1
-			}
-			return 126
-		}
-	}
-	return 0
-}
-
-func openFile(ctx context.Context, dir, system string) (*repo.Repo, error) {
-	id, err := pg.ParseSystemID(system)
-	if err != nil {
-		return nil, err
-	}
-	store, err := file.Open(ctx, file.Options{Dir: dir, Create: true})
-	if err != nil {
-		return nil, err
-	}
-	return repo.Open(store, repo.ClusterID{Scope: "demo", SystemID: id}, repo.Options{}), nil
-}
-
-// commands installs this program where the servers' user can run it, and gives
-// what to put before its arguments.
-func commands(t *testing.T, store, system string) string {
-	t.Helper()
-	program := pgtest.Install(t, "archive")
-	return fmt.Sprintf("env ARCHIVE_TEST_STORE=%s ARCHIVE_TEST_SYSTEM=%s %s ", store, system, program)
-}
+func TestMain(m *testing.M) { os.Exit(archivetest.Main(m, archivetest.Options{CheckOwner: true})) }
 
 const systemID = "SELECT system_identifier FROM pg_control_system()"
 
 // TestAFailoverLeavesNoHole: the leader dies with segments that it had not
 // archived; the standby that takes over has them, marked as done.
 func TestAFailoverLeavesNoHole(t *testing.T) {
-	store := pgtest.Dir(t)
+	store := archivetest.Dir(t)
 	primary := pgtest.New(t, pgtest.Options{Checksums: true, WALSegSize: 1, Config: map[string]string{"wal_keep_size": "200MB"}})
-	run := commands(t, store, primary.Value(t, systemID))
+	run := archivetest.Install(t, store, primary.Value(t, systemID))
 	archiving := map[string]string{"archive_mode": "on", "archive_command": run + "push %p"}
 	primary.Configure(t, archiving)
 	primary.Restart(t)
@@ -121,7 +57,7 @@ func TestAFailoverLeavesNoHole(t *testing.T) {
 	segment = standby.Value(t, "SELECT pg_walfile_name(pg_switch_wal())")
 	standby.WaitFor(t, "SELECT last_archived_wal >= '"+segment+"' FROM pg_stat_archiver", "t")
 
-	r, err := openFile(t.Context(), store, standby.Value(t, systemID))
+	r, err := archivetest.Open(t.Context(), store, standby.Value(t, systemID))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,60 +13,14 @@ import (
 	"time"
 
 	"github.com/pgtender/pgtender/backup"
-	"github.com/pgtender/pgtender/backup/archive"
-	"github.com/pgtender/pgtender/backup/repo"
-	"github.com/pgtender/pgtender/backup/storage/file"
+	"github.com/pgtender/pgtender/backup/archive/archivetest"
 	"github.com/pgtender/pgtender/catchup"
 	"github.com/pgtender/pgtender/catchup/drill"
-	"github.com/pgtender/pgtender/internal/pg"
 	"github.com/pgtender/pgtender/internal/pg/server"
 	"github.com/pgtender/pgtender/internal/pgtest"
 )
 
-// TestMain makes this program an archive_command and a restore_command:
-//
-//	env DRILL_TEST_STORE=DIR DRILL_TEST_SYSTEM=ID PROGRAM push %p
-//	env DRILL_TEST_STORE=DIR DRILL_TEST_SYSTEM=ID PROGRAM get %f %p TIMELINE
-func TestMain(m *testing.M) {
-	if dir := os.Getenv("DRILL_TEST_STORE"); dir != "" {
-		os.Exit(command(context.Background(), dir, os.Args[1:]))
-	}
-	os.Exit(m.Run())
-}
-
-func command(ctx context.Context, dir string, args []string) int {
-	r, err := openRepo(ctx, dir, os.Getenv("DRILL_TEST_SYSTEM"))
-	if err == nil && args[0] == "push" {
-		_, err = archive.Push(ctx, r, archive.PushOptions{Path: args[1]})
-	} else if err == nil {
-		var t pg.Timeline
-		if _, err = fmt.Sscan(args[3], &t); err == nil {
-			err = archive.Get(ctx, r, archive.GetOptions{Name: args[1], Dest: args[2], Lineage: func(ctx context.Context) (archive.Lineage, error) {
-				return archive.ResolveLineage(ctx, r, archive.LineageOptions{Timeline: t})
-			}})
-		}
-	}
-	switch {
-	case err == nil:
-		return 0
-	case errors.Is(err, archive.ErrAbsent):
-		return 1
-	}
-	fmt.Fprintln(os.Stderr, err)
-	return 126
-}
-
-func openRepo(ctx context.Context, dir, system string) (*repo.Repo, error) {
-	id, err := pg.ParseSystemID(system)
-	if err != nil {
-		return nil, err
-	}
-	s, err := file.Open(ctx, file.Options{Dir: dir, Create: true, DirMode: 0o777, FileMode: 0o666})
-	if err != nil {
-		return nil, err
-	}
-	return repo.Open(s, repo.ClusterID{Scope: "demo", SystemID: id}, repo.Options{}), nil
-}
+func TestMain(m *testing.M) { os.Exit(archivetest.Main(m, archivetest.Options{})) }
 
 // hostile gives a cluster settings that its own server has not read yet, and with
 // which a copy would not start, or would reach outside. It gives the file that a
@@ -101,13 +55,10 @@ func hostile(t *testing.T, c *pgtest.Cluster) string {
 
 func TestABackupIsTried(t *testing.T) {
 	c := pgtest.New(t, pgtest.Options{Major: pgtest.DefaultMajor, Checksums: true})
-	store := pgtest.Dir(t)
-	if err := os.Chmod(store, 0o777); err != nil {
-		t.Fatal(err)
-	}
+	store := archivetest.Dir(t)
 	system := c.Value(t, "SELECT system_identifier FROM pg_control_system()")
-	program := fmt.Sprintf("env DRILL_TEST_STORE=%s DRILL_TEST_SYSTEM=%s %s ", store, system, pgtest.Install(t, "drill"))
-	r, err := openRepo(t.Context(), store, system)
+	program := archivetest.Install(t, store, system)
+	r, err := archivetest.Open(t.Context(), store, system)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -43,6 +43,7 @@ var allowed = map[string][]string{
 	"backup/repo/repotest":       {"backup/repo", "backup/storage", "backup/storage/mem", "backup/storage/storagetest", "internal/pg"},
 	"backup/archive":             {"backup/repo", "backup/storage", "internal/durable", "internal/filelock", "internal/finding", "internal/pg", "internal/pg/wal"},
 	"backup/archive/agent":       {"backup/archive", "backup/repo", "internal/filelock", "internal/finding", "internal/pg", "internal/pg/server"},
+	"backup/archive/archivetest": {"backup/archive", "backup/repo", "backup/storage/file", "internal/pg", "internal/pgtest"},
 	"backup/archive/receive":     {"backup/archive", "backup/repo", "internal/filelock", "internal/finding", "internal/pg", "internal/pg/server"},
 	"backup":                     {"backup/archive", "backup/repo", "backup/storage", "internal/durable", "internal/finding", "internal/pg", "internal/pg/server", "internal/pg/wal"},
 	"catchup":                    {"backup", "backup/archive", "backup/repo", "backup/storage", "internal/durable", "internal/filelock", "internal/finding", "internal/pg", "internal/pg/server", "internal/pg/wal"},

@@ -57,10 +57,9 @@ func TestAPromotionIsFollowedAndItsEndRestored(t *testing.T) {
 			want := standby.Dump(t)
 			standby.Crash(t)
 			s.kill()
-			pgtest.Own(t, s.store)
 
 			restored := pgtest.Adopt(t, copied, pgtest.Options{Major: major, Config: map[string]string{
-				"archive_mode": "off", "restore_command": s.command() + "get %f %p", "recovery_target_timeline": "latest",
+				"archive_mode": "off", "restore_command": s.program + "get %f %p", "recovery_target_timeline": "latest",
 			}})
 			restored.Append(t, "recovery.signal", "")
 			restored.Start(t)

@@ -3,7 +3,6 @@ package receive_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -18,52 +17,25 @@ import (
 	"time"
 
 	"github.com/pgtender/pgtender/backup/archive"
+	"github.com/pgtender/pgtender/backup/archive/archivetest"
 	"github.com/pgtender/pgtender/backup/archive/receive"
 	"github.com/pgtender/pgtender/backup/repo"
-	"github.com/pgtender/pgtender/backup/storage/file"
 	"github.com/pgtender/pgtender/internal/pg"
 	"github.com/pgtender/pgtender/internal/pg/server"
 	"github.com/pgtender/pgtender/internal/pgtest"
 )
 
 // TestMain makes this program a receiver that can be killed, an archive_command
-// and a restore_command too:
-//
-//	env RECEIVE_TEST_STORE=DIR RECEIVE_TEST_SYSTEM=ID PROGRAM receive LEADERFILE SPOOL
-//	env ... PROGRAM push %p
-//	env ... PROGRAM get %f %p
+// and a restore_command too: receive LEADERFILE SPOOL, push %p, get %f %p.
 func TestMain(m *testing.M) {
-	if dir := os.Getenv("RECEIVE_TEST_STORE"); dir != "" {
-		os.Exit(command(context.Background(), dir, os.Args[1:]))
-	}
-	os.Exit(m.Run())
-}
-
-func command(ctx context.Context, dir string, args []string) int {
-	r, err := openFile(ctx, dir, os.Getenv("RECEIVE_TEST_SYSTEM"))
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 126
-	}
-	switch args[0] {
-	case "receive":
-		err = receive.Run(ctx, options(r, args[1], args[2], slog.New(slog.NewTextHandler(os.Stderr, nil))))
-	case "push":
-		_, err = archive.Push(ctx, r, archive.PushOptions{Path: args[1]})
-	case "get":
-		err = archive.Get(ctx, r, archive.GetOptions{Name: args[1], Dest: args[2], Streamed: true, Lineage: func(ctx context.Context) (archive.Lineage, error) {
-			return archive.ResolveLineage(ctx, r, archive.LineageOptions{})
-		}})
-		if err != nil && !errors.Is(err, archive.ErrAbsent) {
-			fmt.Fprintln(os.Stderr, err)
-			return 126
-		}
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return 0
+	os.Exit(archivetest.Main(m, archivetest.Options{
+		Streamed: true,
+		More: map[string]func(context.Context, *repo.Repo, []string) error{
+			"receive": func(ctx context.Context, r *repo.Repo, args []string) error {
+				return receive.Run(ctx, options(r, args[0], args[1], slog.New(slog.NewTextHandler(os.Stderr, nil))))
+			},
+		},
+	}))
 }
 
 // options are a receiver's that finds its leader in a file: socket directory
@@ -84,18 +56,6 @@ func options(r *repo.Repo, leader, spool string, log *slog.Logger) receive.Optio
 	}
 }
 
-func openFile(ctx context.Context, dir, system string) (*repo.Repo, error) {
-	id, err := pg.ParseSystemID(system)
-	if err != nil {
-		return nil, err
-	}
-	store, err := file.Open(ctx, file.Options{Dir: dir, Create: true})
-	if err != nil {
-		return nil, err
-	}
-	return repo.Open(store, repo.ClusterID{Scope: "demo", SystemID: id}, repo.Options{}), nil
-}
-
 const (
 	systemID = "SELECT system_identifier FROM pg_control_system()"
 	segSize  = pg.SegmentSize(1 << 20)
@@ -104,9 +64,7 @@ const (
 // site is a repository with a receiver that runs as a process of its own.
 type site struct {
 	t       *testing.T
-	program string
-	store   string
-	system  string
+	program string // and its environment, to be followed by a command
 	leader  string // file
 	spool   string
 	repo    *repo.Repo
@@ -116,14 +74,14 @@ type site struct {
 
 func newSite(t *testing.T, c *pgtest.Cluster) *site {
 	t.Helper()
-	s := &site{t: t, program: pgtest.Install(t, "receive"), store: pgtest.Dir(t), system: c.Value(t, systemID), spool: t.TempDir()}
+	store, system := archivetest.Dir(t), c.Value(t, systemID)
+	s := &site{t: t, program: archivetest.Install(t, store, system), spool: t.TempDir()}
 	s.leader = filepath.Join(s.spool, "leader")
 	s.follow(c)
 	var err error
-	if s.repo, err = openFile(t.Context(), s.store, s.system); err != nil {
+	if s.repo, err = archivetest.Open(t.Context(), store, system); err != nil {
 		t.Fatal(err)
 	}
-	pgtest.Own(t, s.store)
 	t.Cleanup(func() {
 		s.kill()
 		if t.Failed() {
@@ -144,15 +102,10 @@ func (s *site) follow(c *pgtest.Cluster) {
 	}
 }
 
-// command is what to put before the program's arguments.
-func (s *site) command() string {
-	return fmt.Sprintf("env RECEIVE_TEST_STORE=%s RECEIVE_TEST_SYSTEM=%s %s ", s.store, s.system, s.program)
-}
-
 func (s *site) start() {
 	s.t.Helper()
-	s.process = exec.Command(s.program, "receive", s.leader, s.spool)
-	s.process.Env = append(os.Environ(), "RECEIVE_TEST_STORE="+s.store, "RECEIVE_TEST_SYSTEM="+s.system)
+	words := append(strings.Fields(s.program), "receive", s.leader, s.spool)
+	s.process = exec.Command(words[0], words[1:]...)
 	s.process.Stderr = &s.log
 	if err := s.process.Start(); err != nil {
 		s.t.Fatal(err)
@@ -255,7 +208,7 @@ func killReceiver(t *testing.T, major int) {
 	c := pgtest.New(t, pgtest.Options{Major: major, WALSegSize: 1, Config: map[string]string{"wal_keep_size": "1GB"}})
 	s := newSite(t, c)
 	if major%2 == 1 {
-		c.Configure(t, map[string]string{"archive_mode": "on", "archive_command": s.command() + "push %p"})
+		c.Configure(t, map[string]string{"archive_mode": "on", "archive_command": s.program + "push %p"})
 		c.Restart(t)
 	}
 	first := pg.FirstTimeline()
