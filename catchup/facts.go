@@ -92,7 +92,7 @@ type Candidate struct {
 	// Lineage is the history that recovery from it would follow.
 	Lineage archive.Lineage
 	// Cover is meaningless if Err or Unchecked is set.
-	Cover archive.Cover
+	Cover archive.RestoreCover
 	// Reached is what the search for the target found, nil if there was none.
 	Reached *archive.Reached
 	// Newest is the newest end of a transaction in Cover. It is looked for

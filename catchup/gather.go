@@ -269,7 +269,7 @@ func (p *proof) extend(ctx context.Context, r *repo.Repo, h pg.History, size pg.
 // look fills in what the archive holds for one candidate.
 func (c *Candidate) look(ctx context.Context, f *Facts, o GatherOptions, proved *proof) (err error) {
 	b := &c.Backup
-	if c.Cover, err = archive.CoverageStreamed(ctx, o.Repo, c.Lineage.History, b.SegmentSize, b.Start.LSN); err != nil {
+	if c.Cover, err = archive.RestoreCoverage(ctx, o.Repo, c.Lineage.History, b.SegmentSize, b.Start.LSN); err != nil {
 		return fmt.Errorf("see what the archive holds for backup %s: %w", c.ID, err)
 	}
 	c.Unchecked = false

@@ -33,8 +33,8 @@ type Plan struct {
 	WALLink  string      `json:"wal_directory,omitempty"`
 	Timeline pg.Timeline `json:"timeline"` // that recovery follows
 	// Lineage is Timeline's history and Cover what the archive holds of it.
-	Lineage archive.Lineage `json:"-"`
-	Cover   archive.Cover   `json:"-"`
+	Lineage archive.Lineage      `json:"-"`
+	Cover   archive.RestoreCover `json:"-"`
 
 	Choice  RungName `json:"choice"`
 	Rungs   []Rung   `json:"rungs"` // cheapest first

@@ -50,8 +50,8 @@ func candidate(n int, stop pg.Pos, until pg.SegmentNumber) catchup.Candidate {
 	return catchup.Candidate{
 		Listed:  repo.Listed{ID: b.ID, Backup: b},
 		Lineage: archive.Lineage{History: history, Source: "repository"},
-		Cover: archive.Cover{History: history, From: b.Start.LSN, Until: size.Start(until),
-			Missing: pg.Segment{Timeline: 2, Number: until}, Bytes: 1000},
+		Cover: archive.RestoreCover{Cover: archive.Cover{History: history, From: b.Start.LSN, Until: size.Start(until),
+			Missing: pg.Segment{Timeline: 2, Number: until}, Bytes: 1000}},
 		Newest: archive.Newest{Time: noon.Add(10 * time.Hour)},
 	}
 }

@@ -285,11 +285,11 @@ func (r *runner) prepare(ctx context.Context) (commit bool, err error) {
 // the plan was made before this run's was in place.
 func (r *runner) stillCovered(ctx context.Context) error {
 	was, b := &r.plan.Cover, &r.plan.Backup
-	now, err := archive.CoverageStreamed(ctx, r.opts.Repo, r.plan.Lineage.History, b.SegmentSize, b.Start.LSN)
+	now, err := archive.RestoreCoverage(ctx, r.opts.Repo, r.plan.Lineage.History, b.SegmentSize, b.Start.LSN)
 	if err != nil {
 		return fmt.Errorf("see whether the archived WAL is still there: %w", err)
 	}
-	if end := max(was.Until, was.Streamed); !now.RestoresTo(end) {
+	if end := was.End(); !now.RestoresTo(end) {
 		return refuse(false, "try again: the plan is made anew, with another backup if need be",
 			"WAL that the plan counts on has gone from the archive since: %s is missing, and recovery from backup %s was to go to %s", now.Missing.Name(b.SegmentSize), b.ID, end)
 	}

@@ -19,10 +19,6 @@ type Cover struct {
 	// Missing is the first segment that is not archived. There always is one:
 	// where the archive simply ends, it is the next to come.
 	Missing pg.Segment
-	// Streamed is how far receive has stored WAL of Missing, at which recovery
-	// can end; 0 if nothing of it, or if [CoverageStreamed] was not asked. A
-	// backup's own WAL must be archived.
-	Streamed pg.LSN
 	// Beyond is the number of archived segments of the history past Missing.
 	// More than none makes Missing a hole.
 	Beyond int
@@ -38,8 +34,19 @@ func (c *Cover) Hole() bool { return c.Beyond > 0 }
 // Reaches reports whether all WAL before l is archived.
 func (c *Cover) Reaches(l pg.LSN) bool { return l <= c.Until }
 
+// RestoreCover is a Cover for a recovery, which can end in WAL that is streamed
+// and not archived. A backup's own WAL must be archived: [Cover.Reaches].
+type RestoreCover struct {
+	Cover
+	// Streamed is how far receive has stored WAL of Missing, 0 if nothing of it.
+	Streamed pg.LSN
+}
+
+// End is the position up to which a restore can get all WAL, exclusive.
+func (c *RestoreCover) End() pg.LSN { return max(c.Until, c.Streamed) }
+
 // RestoresTo reports whether a restore can get all WAL before l.
-func (c *Cover) RestoresTo(l pg.LSN) bool { return l <= max(c.Until, c.Streamed) }
+func (c *RestoreCover) RestoresTo(l pg.LSN) bool { return l <= c.End() }
 
 // SegmentTimeline gives the timeline whose file holds segment n for a server
 // that follows h: the newest one that had begun by the segment's end, as in
@@ -84,18 +91,21 @@ func Coverage(ctx context.Context, r *repo.Repo, h pg.History, size pg.SegmentSi
 	return cover(h, size, from, archived), nil
 }
 
-// CoverageStreamed is [Coverage] for a recovery, which can end in WAL that is not
-// archived but streamed: by a request more it fills in Streamed.
-func CoverageStreamed(ctx context.Context, r *repo.Repo, h pg.History, size pg.SegmentSize, from pg.LSN) (Cover, error) {
+// RestoreCoverage is [Coverage] for a recovery. It takes a request more.
+func RestoreCoverage(ctx context.Context, r *repo.Repo, h pg.History, size pg.SegmentSize, from pg.LSN) (RestoreCover, error) {
 	c, err := Coverage(ctx, r, h, size, from)
 	if err != nil {
-		return c, err
+		return RestoreCover{}, err
 	}
 	s, err := StreamedOf(ctx, r, h, size, c.Missing.Number)
-	if err == nil && s.End > c.Until {
-		c.Streamed = s.End
+	if err != nil {
+		return RestoreCover{}, err
 	}
-	return c, err
+	out := RestoreCover{Cover: c}
+	if s.End > c.Until {
+		out.Streamed = s.End
+	}
+	return out, nil
 }
 
 // Along lists the archived segments that h is made of, from number from on, in

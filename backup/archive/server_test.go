@@ -75,7 +75,7 @@ func TestAFailoverLeavesNoHole(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cover, err := archive.Coverage(t.Context(), r, s.Lineage.History, size, size.Start(wanted.Number))
+	cover, err := archive.RestoreCoverage(t.Context(), r, s.Lineage.History, size, size.Start(wanted.Number))
 	if err != nil || cover.Segments < 2 || cover.Hole() {
 		t.Errorf("from %s on: %+v, %v", lost, cover, err)
 	}
@@ -166,7 +166,7 @@ func TestWALOfEveryVersion(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cover, err := archive.Coverage(t.Context(), r, pg.FirstTimeline(), size, size.Start(seg.Number))
+		cover, err := archive.RestoreCoverage(t.Context(), r, pg.FirstTimeline(), size, size.Start(seg.Number))
 		if err != nil || cover.Missing.Name(size) <= end || cover.Segments < 3 {
 			t.Fatalf("coverage is %+v, %v; want past %s", cover, err, end)
 		}

@@ -70,7 +70,7 @@ func TestAStreamedSegmentIsGivenAsFarAsItGoes(t *testing.T) {
 			if err := getStreamed(t, r, first, one.name(6), dest); !errors.Is(err, archive.ErrAbsent) {
 				t.Errorf("the next segment: %v", err)
 			}
-			c, err := archive.CoverageStreamed(t.Context(), r, first, segSize, segSize.Start(4))
+			c, err := archive.RestoreCoverage(t.Context(), r, first, segSize, segSize.Start(4))
 			if err != nil || c.Until != segSize.Start(5) || c.Streamed != segSize.Start(5)+5000 || !c.RestoresTo(c.Streamed) || c.Reaches(c.Streamed) {
 				t.Errorf("covered %+v, %v", c, err)
 			}

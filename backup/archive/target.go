@@ -51,9 +51,9 @@ type Reached struct {
 // end on a busy cluster. It reads and decodes all WAL on the way, at some hundred
 // MB/s; memory is one segment. A damaged object or a store that does not answer
 // is an error.
-func FindTarget(ctx context.Context, r *repo.Repo, size pg.SegmentSize, c Cover, from pg.LSN, t Target) (Reached, error) {
+func FindTarget(ctx context.Context, r *repo.Repo, size pg.SegmentSize, c RestoreCover, from pg.LSN, t Target) (Reached, error) {
 	out := Reached{End: from}
-	last, until := from, max(c.Until, c.Streamed)
+	last, until := from, c.End()
 	why, err := scan(ctx, r, c.History, size, from, func(rec *wal.Record) bool {
 		if rec.Start >= until {
 			return false
@@ -124,8 +124,8 @@ type Newest struct {
 // what a restore to the latest possible moment would reach. It reads
 // backwards, a few segments in most cases, and stops at the first that hold
 // any.
-func LastCommit(ctx context.Context, r *repo.Repo, size pg.SegmentSize, c Cover) (Newest, error) {
-	out := Newest{Back: max(c.From, c.Until, c.Streamed)}
+func LastCommit(ctx context.Context, r *repo.Repo, size pg.SegmentSize, c RestoreCover) (Newest, error) {
+	out := Newest{Back: max(c.From, c.End())}
 	for step := pg.SegmentNumber(1); out.Time.IsZero() && out.Back > c.From; step *= 2 {
 		end := out.Back
 		n := size.SegmentBefore(end)

@@ -92,7 +92,7 @@ func TestATargetIsFoundWhereRecoveryStops(t *testing.T) {
 // archived meanwhile.
 func TestASearchHasAnEnd(t *testing.T) {
 	s := tell(t)
-	cover, err := archive.Coverage(t.Context(), s.r, s.h, segSize, s.begin)
+	cover, err := archive.RestoreCoverage(t.Context(), s.r, s.h, segSize, s.begin)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +108,7 @@ func TestASearchHasAnEnd(t *testing.T) {
 // findTarget searches all that is archived now.
 func findTarget(t *testing.T, r *repo.Repo, h pg.History, size pg.SegmentSize, from pg.LSN, target archive.Target) (archive.Reached, error) {
 	t.Helper()
-	cover, err := archive.Coverage(t.Context(), r, h, size, from)
+	cover, err := archive.RestoreCoverage(t.Context(), r, h, size, from)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +126,7 @@ func TestTheNewestTransaction(t *testing.T) {
 		{"several segments back", s.begin, s.lastCommit, s.noon.Add(time.Minute)},
 		{"none since", s.lastRecordAt, 0, time.Time{}},
 	} {
-		cover, err := archive.Coverage(t.Context(), s.r, s.h, segSize, c.from)
+		cover, err := archive.RestoreCoverage(t.Context(), s.r, s.h, segSize, c.from)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -137,11 +137,11 @@ func TestWhatIsSaidToBeStoredIs(t *testing.T) {
 	opts.Backoff = 10 * time.Millisecond
 	said := pg.LSN(0)
 	holds := func() pg.LSN {
-		cover, err := archive.CoverageStreamed(context.WithoutCancel(t.Context()), direct, first, segSize, begin)
+		cover, err := archive.RestoreCoverage(context.WithoutCancel(t.Context()), direct, first, segSize, begin)
 		if err != nil {
 			t.Error(err)
 		}
-		return max(cover.Until, cover.Streamed)
+		return cover.End()
 	}
 	opts.Stored = func(at pg.Pos) {
 		if end := holds(); end < at.LSN {

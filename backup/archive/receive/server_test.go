@@ -124,14 +124,14 @@ func (s *site) kill() {
 // end gives how far the repository leads along a history from a position on.
 func (s *site) end(h pg.History, from pg.LSN) pg.LSN {
 	s.t.Helper()
-	c, err := archive.CoverageStreamed(s.t.Context(), s.repo, h, segSize, from)
+	c, err := archive.RestoreCoverage(s.t.Context(), s.repo, h, segSize, from)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	if c.Hole() {
 		s.t.Fatalf("a hole: %s is missing, %d segments behind it are there", c.Missing.Name(segSize), c.Beyond)
 	}
-	return max(c.Until, c.Streamed)
+	return c.End()
 }
 
 // await waits until the repository holds all WAL before a position.
