@@ -24,9 +24,17 @@ func (c *copier) ranges(f *file) []int64 {
 	return out
 }
 
-// changedFrame is what a frame of scattered pages holds, in bytes before
-// compression: a reader that wants one of them fetches them all.
-const changedFrame = 64 << 10
+const (
+	// changedRun is what a frame of contiguous pages that changed holds at
+	// most, in bytes before compression.
+	changedRun = 64 << 10
+	// changedList is what one of scattered pages holds. Who wants one of them
+	// decodes them all, and most of an older backup's are superseded. Twice this
+	// would store 3 % less, and have a restore of the last of 60 backups of 8 %
+	// each decode a fifth more; half of this would store 5 % more and gain no
+	// time, for smaller frames are slower to decode.
+	changedList = 32 << 10
+)
 
 // copyChanged stores the pages that changed, of n bytes of a relation's file
 // from off on, and gives the frames they went into.
@@ -158,26 +166,24 @@ type scatter struct {
 // add takes contiguous pages from page first on.
 func (s *scatter) add(ctx context.Context, first uint32, raw []byte) error {
 	for len(raw) > 0 {
-		if len(s.pages) == 0 && len(raw) >= changedFrame {
-			frame, err := s.packs.WriteRun(ctx, s.file.entry.File, first, raw[:changedFrame])
-			if err != nil {
-				return fmt.Errorf("store %s: %w", s.file.entry.Path, err)
-			}
-			s.frames = append(s.frames, frame)
-			raw, first = raw[changedFrame:], first+uint32(changedFrame/s.blockSize)
-			continue
-		}
-		if len(raw) >= changedFrame {
+		if len(raw) >= changedList {
 			// A long run is worth more whole than a list that is full.
 			if err := s.flush(ctx); err != nil {
 				return err
 			}
+			run := raw[:min(len(raw), changedRun)]
+			frame, err := s.packs.WriteRun(ctx, s.file.entry.File, first, run)
+			if err != nil {
+				return fmt.Errorf("store %s: %w", s.file.entry.Path, err)
+			}
+			s.frames = append(s.frames, frame)
+			raw, first = raw[len(run):], first+uint32(len(run)/s.blockSize)
 			continue
 		}
 		s.pages = append(s.pages, first)
 		s.raw = append(s.raw, raw[:s.blockSize]...)
 		raw, first = raw[s.blockSize:], first+1
-		if len(s.raw)+s.blockSize > changedFrame {
+		if len(s.raw)+s.blockSize > changedList {
 			if err := s.flush(ctx); err != nil {
 				return err
 			}

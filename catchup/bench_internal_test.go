@@ -53,24 +53,9 @@ func cpuTime() time.Duration {
 // restoreFiles is what a run does up to the WAL.
 func restoreFiles(b *testing.B, r *repo.Repo, backup repo.Backup, dir string, buffered bool) {
 	b.Helper()
-	l, err := acquire(dir)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer l.release()
-	run := &runner{
-		plan: &Plan{Dir: DirFacts{Path: dir, State: DirEmpty}, Backup: backup, Lineage: archive.Lineage{History: pg.FirstTimeline()}},
-		opts: RunOptions{Repo: r, Workers: 2, Buffered: buffered}, lock: l, meter: newMeter(nil),
-	}
-	if run.manifest, err = r.OpenManifest(b.Context(), backup.ID); err != nil {
-		b.Fatal(err)
-	}
-	if err := run.makePlaces(); err != nil {
-		b.Fatal(err)
-	}
-	if run.tree, err = openTree(run.plan); err != nil {
-		b.Fatal(err)
-	}
+	run := fetching(b, r, backup, dir)
+	run.opts.Buffered = buffered
+	defer run.lock.release()
 	defer run.tree.close()
 	if err := run.fetch(b.Context()); err != nil {
 		b.Fatal(err)
@@ -78,6 +63,30 @@ func restoreFiles(b *testing.B, r *repo.Repo, backup repo.Backup, dir string, bu
 	if err := run.tree.syncDirs(); err != nil {
 		b.Fatal(err)
 	}
+}
+
+// fetching gives a run that is about to fetch a backup's files. Its lock and its
+// tree are the caller's to give back.
+func fetching(t testing.TB, r *repo.Repo, backup repo.Backup, dir string) *runner {
+	t.Helper()
+	l, err := acquire(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := &runner{
+		plan: &Plan{Dir: DirFacts{Path: dir, State: DirEmpty}, Backup: backup, Lineage: archive.Lineage{History: pg.FirstTimeline()}},
+		opts: RunOptions{Repo: r, Workers: 2}, lock: l, meter: newMeter(nil),
+	}
+	if run.manifest, err = r.OpenManifest(t.Context(), backup.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := run.makePlaces(); err != nil {
+		t.Fatal(err)
+	}
+	if run.tree, err = openTree(run.plan); err != nil {
+		t.Fatal(err)
+	}
+	return run
 }
 
 // synthetic writes a backup whose pages compress as tables' do.

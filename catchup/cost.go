@@ -31,7 +31,7 @@ func (s *survey) cost(ctx context.Context, c *Candidate, changes *wal.BlockMap) 
 		return Cost{}, err
 	}
 	out := Cost{Requests: int64(len(m.Packs)/4096 + 2)}
-	for request, err := range repo.Requests(m.Locate(ctx, d.wants(m.Entries(ctx), &out)), repo.FetchOptions{}) {
+	for request, err := range m.Requests(m.Locate(ctx, d.wants(m.Entries(ctx), &out)), repo.FetchOptions{}) {
 		if err != nil {
 			return Cost{}, fmt.Errorf("cost backup %s: %w", c.ID, err)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -22,6 +23,10 @@ const (
 	// alignment of memory, offsets and lengths for direct writes. No disk has
 	// larger sectors; a file system that wants more answers EINVAL.
 	alignment = 4096
+	// openChunks is how many chunks may be gathered beside those of each worker:
+	// pages that many backups have stored come together within a window of the
+	// fetch (repo.FetchOptions), and the one after it begins before it ends.
+	openChunks = 2 * (32 << 20) / chunkSize
 	// reserveFrom is the size from which a file's blocks are asked for at once.
 	reserveFrom = 1 << 20
 )
@@ -80,7 +85,7 @@ var chunkBuffers = sync.Pool{New: func() any {
 }}
 
 func newWriter(t *tree, blockSize, workers int) *writer {
-	w := &writer{tree: t, blockSize: blockSize, limit: 16 + 8*workers, flushers: 2 * workers, outputs: map[int64]*output{}}
+	w := &writer{tree: t, blockSize: blockSize, limit: openChunks + 8*workers, flushers: 2 * workers, outputs: map[int64]*output{}}
 	w.full = make(chan *chunk, w.flushers)
 	w.buffered.Store(directFlag == 0 || blockSize%alignment != 0)
 	return w
@@ -284,7 +289,7 @@ func (c *chunk) note(from, to int) {
 		from, to = min(from, c.have[j].from), max(to, c.have[j].to)
 		j++
 	}
-	c.have = append(c.have[:i], append([]run{{from, to}}, c.have[j:]...)...)
+	c.have = slices.Replace(c.have, i, j, run{from, to})
 }
 
 // flush writes a detached chunk, and finishes its file if it was the last one.

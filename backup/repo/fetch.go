@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"iter"
+	"math/bits"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
@@ -32,14 +33,20 @@ type FetchOptions struct {
 	Workers int // requests and decoders at the same time; 0 means 4
 	Gap     int // bytes not wanted that are read rather than split a request; 0 means 64 KiB, less than 0 none
 	Range   int // most bytes of one request; 0 means 8 MiB
-	Window  int // reads that are sorted and merged together; 0 means 16384
+	// Reads are sorted and merged as far as they are for so many bytes of
+	// content that follow one another, so that what is to lie together comes
+	// together although many backups have stored it; 0 means 32 MiB.
+	Window int
 }
+
+// windowReads is how many reads are sorted together at most, however small.
+const windowReads = 16384
 
 func (o FetchOptions) filled() FetchOptions {
 	o.Workers = cmp.Or(max(o.Workers, 0), 4)
 	o.Gap = cmp.Or(o.Gap, 64<<10)
 	o.Range = cmp.Or(max(o.Range, 0), 8<<20)
-	o.Window = cmp.Or(max(o.Window, 0), 16384)
+	o.Window = cmp.Or(max(o.Window, 0), 32<<20)
 	return o
 }
 
@@ -49,7 +56,8 @@ func (o FetchOptions) filled() FetchOptions {
 // once, in no order, once for each read; the bytes are valid until it returns.
 // The first error, of reads, f or the fetch, ends everything.
 //
-// Memory: Workers × (Range + 16 MiB at worst, usually 256 KiB) and Window reads.
+// Memory: Workers × (Range + 16 MiB at worst, usually 256 KiB) and a window's
+// reads.
 func (m *Manifest) Fetch(ctx context.Context, reads iter.Seq2[Read, error], opts FetchOptions, f func(context.Context, Read, []byte) error) error {
 	opts = opts.filled()
 	ranges := make(chan []Read)
@@ -68,7 +76,7 @@ func (m *Manifest) Fetch(ctx context.Context, reads iter.Seq2[Read, error], opts
 	}
 	g.Go(func() error {
 		defer close(ranges)
-		for batch, err := range Requests(m.within(reads), opts) {
+		for batch, err := range m.Requests(reads, opts) {
 			if err != nil {
 				return err
 			}
@@ -102,25 +110,35 @@ func (m *Manifest) within(reads iter.Seq2[Read, error]) iter.Seq2[Read, error] {
 // Requests groups reads as [Manifest.Fetch] asks for them: what is in one group
 // lies in one pack, in the order of its offsets, and is read at once with all
 // that lies between; see [Span]. The groups are the caller's to keep.
-func Requests(reads iter.Seq2[Read, error], opts FetchOptions) iter.Seq2[[]Read, error] {
+func (m *Manifest) Requests(reads iter.Seq2[Read, error], opts FetchOptions) iter.Seq2[[]Read, error] {
 	opts = opts.filled()
 	return func(yield func([]Read, error) bool) {
 		var window []Read
-		for r, err := range reads {
+		content := 0 // bytes
+		for r, err := range m.within(reads) {
 			if err != nil {
 				yield(nil, err)
 				return
 			}
-			if window = append(window, r); len(window) < opts.Window {
+			window = append(window, r)
+			if content += r.content(m.Backup.BlockSize); content < opts.Window && len(window) < windowReads {
 				continue
 			}
 			if !cut(window, opts, yield) {
 				return
 			}
-			window = make([]Read, 0, opts.Window) // parts of the old one are the caller's
+			window, content = make([]Read, 0, len(window)), 0 // parts of the old one are the caller's
 		}
 		cut(window, opts, yield)
 	}
+}
+
+// content gives about how many bytes of a file the read brings.
+func (r *Read) content(blockSize int) int {
+	if r.Kind == FrameBundle {
+		return int(r.Size)
+	}
+	return bits.OnesCount64(r.Live) * blockSize
 }
 
 // cut sorts a window and cuts it into groups.

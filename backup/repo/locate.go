@@ -23,8 +23,9 @@ const (
 )
 
 // Locate gives the reads that yield the wanted pages of files, each from its
-// final place. Frames and generations without a wanted page do not occur. Maps
-// and tables are read for many files at a time.
+// final place: file by file, and within a file in the order of its pages, from
+// whatever generation. No frame occurs twice, none without a wanted page at all.
+// Maps and tables are read for many files at a time.
 func (m *Manifest) Locate(ctx context.Context, wants iter.Seq2[Want, error]) iter.Seq2[Read, error] {
 	return func(yield func(Read, error) bool) {
 		var batch []Want
@@ -93,40 +94,43 @@ func (m *Manifest) bundleRead(w *Want) Read {
 	return r
 }
 
-// locateFile yields the reads of one file and checks that they are all.
+// locateFile yields the reads of one file, each frame where its first wanted
+// page comes in the file, and checks that they bring all.
 func (m *Manifest) locateFile(w *Want, pm *PageMap, tables []FrameTable, yield func(Read, error) bool) bool {
-	missing := 0
-	for p := range pm.Pages {
-		if w.Pages == nil || w.Pages(p) {
-			missing++
-		}
+	wanted := w.Pages
+	if wanted == nil {
+		wanted = func(uint32) bool { return true }
 	}
-	for g, table := range tables {
-		gen := &pm.Generations[g]
-		for i := range table {
-			f := &table[i]
-			live := uint64(0)
-			for j := range int(f.Count) {
-				p := f.page(j)
-				if p < pm.Pages && pm.Generation(p) == g && (w.Pages == nil || w.Pages(p)) {
-					live |= 1 << j
-					missing--
-				}
+	missing := 0
+	next := make([]int, len(tables)) // frame of each generation's table
+	for p := range pm.Pages {
+		if !wanted(p) {
+			continue
+		}
+		missing++
+		g := pm.Generation(p)
+		table, i := tables[g], next[g]
+		if i > 0 && p <= table[i-1].last() {
+			continue // it came with that frame
+		}
+		for i < len(table) && table[i].last() < p {
+			i++
+		}
+		next[g] = i
+		if i == len(table) {
+			continue
+		}
+		next[g]++
+		f := &table[i]
+		live := uint64(0)
+		for j := range int(f.Count) {
+			if p := f.page(j); p < pm.Pages && pm.Generation(p) == g && wanted(p) {
+				live |= 1 << j
+				missing--
 			}
-			if live == 0 {
-				continue
-			}
-			if !slices.Contains(w.Entry.Map.Packs, PackRef{gen.Backup, f.Pack}) {
-				yield(Read{}, &CorruptError{Key: m.key, Offset: -1, What: fmt.Sprintf("live pages of %q are in pack %s, which its entry does not name", w.Entry.Path, PackRef{gen.Backup, f.Pack})})
-				return false
-			}
-			r := Read{Tag: w.Tag, Backup: gen.Backup, Kind: FrameRun, File: gen.File, Frame: *f, Live: live, Size: w.Entry.Size}
-			if f.Pages != nil {
-				r.Kind = FrameList
-			}
-			if !yield(r, nil) {
-				return false
-			}
+		}
+		if live != 0 && !m.yieldFrame(w, &pm.Generations[g], f, live, yield) {
+			return false
 		}
 	}
 	if missing != 0 {
@@ -134,6 +138,19 @@ func (m *Manifest) locateFile(w *Want, pm *PageMap, tables []FrameTable, yield f
 		return false
 	}
 	return true
+}
+
+// yieldFrame yields the read of one frame's live pages.
+func (m *Manifest) yieldFrame(w *Want, gen *Generation, f *Frame, live uint64, yield func(Read, error) bool) bool {
+	if ref := (PackRef{gen.Backup, f.Pack}); !slices.Contains(w.Entry.Map.Packs, ref) {
+		yield(Read{}, &CorruptError{Key: m.key, Offset: -1, What: fmt.Sprintf("live pages of %q are in pack %s, which its entry does not name", w.Entry.Path, ref)})
+		return false
+	}
+	r := Read{Tag: w.Tag, Backup: gen.Backup, Kind: FrameRun, File: gen.File, Frame: *f, Live: live, Size: w.Entry.Size}
+	if f.Pages != nil {
+		r.Kind = FrameList
+	}
+	return yield(r, nil)
 }
 
 // ReadMaps reads the page maps of files, in the order of entries; those

@@ -71,8 +71,9 @@ type Options struct {
 
 // Store is a storage.Store in a directory.
 type Store struct {
-	dir  string
-	opts Options
+	dir    string
+	opts   Options
+	synced named
 }
 
 var (

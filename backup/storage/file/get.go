@@ -29,7 +29,7 @@ func (s *Store) Get(ctx context.Context, key string, off, n int64) (io.ReadClose
 		return nil, err
 	}
 	defer r.Close()
-	f, size, err := open(r, key)
+	f, size, err := s.open(r, key)
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +47,7 @@ func (s *Store) Get(ctx context.Context, key string, off, n int64) (io.ReadClose
 }
 
 // open opens an object whose name is durable.
-func open(r *os.Root, key string) (f *os.File, size int64, err error) {
+func (s *Store) open(r *os.Root, key string) (f *os.File, size int64, err error) {
 	f, err = r.Open(key)
 	if errors.Is(err, fs.ErrNotExist) || isNotDir(err) {
 		return nil, 0, fmt.Errorf("get %s: %w", key, storage.ErrNotExist)
@@ -63,9 +63,12 @@ func open(r *os.Root, key string) (f *os.File, size int64, err error) {
 		err = fmt.Errorf("get %s: %w", key, storage.ErrNotExist)
 	case !info.Mode().IsRegular():
 		err = &storage.Error{Op: "get", Key: key, Err: fmt.Errorf("not a regular file: %v", info.Mode()), Permanent: true}
-	case time.Since(changed(info)) < 5*time.Minute:
-		// A name that is gone again needs no sync.
-		if serr := syncUp(r, path.Dir(key), young); serr != nil && !errors.Is(serr, fs.ErrNotExist) {
+	case time.Since(changed(info)) < 5*time.Minute && !s.synced.has(info):
+		serr := syncUp(r, path.Dir(key), young)
+		switch {
+		case serr == nil:
+			s.synced.add(info)
+		case !errors.Is(serr, fs.ErrNotExist): // a name that is gone again needs no sync
 			err = failed("get", key, serr)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -18,8 +19,8 @@ func always(fs.FileInfo) bool { return true }
 func young(info fs.FileInfo) bool { return time.Since(info.ModTime()) < 5*time.Minute }
 
 // syncUp makes the names in dir durable, and the name of dir itself, up to the
-// root. Nothing is remembered between calls: another process may have removed
-// and made a folder anew.
+// root. No folder is remembered between calls: another process may have removed
+// and made it anew.
 func syncUp(r *os.Root, dir string, which func(fs.FileInfo) bool) error {
 	for ; ; dir = path.Dir(dir) {
 		if err := syncDir(r, dir, which); err != nil {
@@ -42,6 +43,50 @@ func syncDir(r *os.Root, dir string, which func(fs.FileInfo) bool) error {
 		return err
 	}
 	return ignoreNoDirSync(f.Sync())
+}
+
+// named remembers young files whose names were synced: a pack is read in many
+// pieces. A name is of the same folders as long as the file's change time stays,
+// for link, rename and unlink set it. Safe for concurrent use.
+type named struct {
+	mu    sync.Mutex
+	files map[identity]bool // guarded by mu
+}
+
+type identity struct {
+	device, inode uint64
+	changed       time.Time
+}
+
+// namedFiles is how many files are remembered at most.
+const namedFiles = 4096
+
+func identityOf(info fs.FileInfo) (identity, bool) {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return identity{}, false
+	}
+	return identity{uint64(st.Dev), uint64(st.Ino), changeTime(st)}, true
+}
+
+func (n *named) has(info fs.FileInfo) bool {
+	id, ok := identityOf(info)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return ok && n.files[id]
+}
+
+func (n *named) add(info fs.FileInfo) {
+	id, ok := identityOf(info)
+	if !ok {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.files == nil || len(n.files) >= namedFiles {
+		n.files = make(map[identity]bool)
+	}
+	n.files[id] = true
 }
 
 // ignoreNoDirSync forgives file systems that cannot sync a folder, as
