@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -78,23 +77,7 @@ func (s *server) open(t testing.TB) dcstest.Node {
 	lost := new(atomic.Bool)
 	opts := consul.Options{Address: network.Address(), Timeout: 3 * time.Second, MinTTL: time.Second}
 	opts.LoseAnswers(lost)
-	return dcstest.Node{
-		Store: open(t, opts),
-		Break: func(fault dcstest.Fault) {
-			switch fault {
-			case dcstest.Hang:
-				network.Hang()
-			case dcstest.Cut:
-				network.Cut()
-			case dcstest.LostAnswers:
-				lost.Store(true)
-			}
-		},
-		Mend: func() {
-			lost.Store(false)
-			network.Mend()
-		},
-	}
+	return dcstest.NewNode(open(t, opts), network, lost)
 }
 
 func open(t testing.TB, opts consul.Options) *consul.Store {
@@ -226,41 +209,34 @@ func TestDenied(t *testing.T) {
 	})
 	t.Run("a cluster that the token may not read does not look empty", func(t *testing.T) {
 		_, err := store(all).Read(t.Context(), "service/robin")
-		isDenied(t, err)
+		dcstest.Denied(t, err)
 		_, err = store(all).Read(t.Context(), "service/nobody")
-		isDenied(t, err)
+		dcstest.Denied(t, err)
 	})
 	t.Run("a key that the token may not read does not look absent", func(t *testing.T) {
 		_, err := store(part).Read(t.Context(), "service/batman")
-		isDenied(t, err)
+		dcstest.Denied(t, err)
 	})
 	t.Run("what the token may not write", func(t *testing.T) {
 		_, _, err := store(all).Create(t.Context(), "service/robin/x", "x")
-		isDenied(t, err)
-		isDenied(t, store(part).Replace(t.Context(), "service/batman/secret", "a", "b"))
+		dcstest.Denied(t, err)
+		dcstest.Denied(t, store(part).Replace(t.Context(), "service/batman/secret", "a", "b"))
 		_, err = store(part).Acquire(t.Context(), "service/batman/lock", "a", 10*time.Second)
-		isDenied(t, err)
-		isDenied(t, store(all).Watch(t.Context(), "service/robin", 0, func() {}))
+		dcstest.Denied(t, err)
+		dcstest.Denied(t, store(all).Watch(t.Context(), "service/robin", 0, func() {}))
 	})
 	t.Run("an unknown token", func(t *testing.T) {
 		const unknown = "00000000-1111-2222-3333-444444444444"
 		_, err := store(unknown).Read(t.Context(), "service/batman")
-		isDenied(t, err)
+		dcstest.Denied(t, err)
 		if strings.Contains(fmt.Sprint(err), unknown) {
 			t.Errorf("the error shows the token: %v", err)
 		}
 	})
 	t.Run("no token", func(t *testing.T) {
 		_, err := store("").Read(t.Context(), "service/batman")
-		isDenied(t, err)
+		dcstest.Denied(t, err)
 	})
-}
-
-func isDenied(t *testing.T, err error) {
-	t.Helper()
-	if !errors.Is(err, dcs.ErrDenied) || errors.Is(err, dcs.ErrUnavailable) {
-		t.Errorf("error %v, want one that wraps ErrDenied", err)
-	}
 }
 
 func TestTLS(t *testing.T) {
@@ -293,42 +269,9 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// A stopped process, as opposed to a network that hangs, still accepts
-// connections.
 func TestStoppedServer(t *testing.T) {
 	s := start(t, "")
-	store := open(t, consul.Options{Address: s.address, Timeout: 2 * time.Second})
-	if _, err := store.Read(t.Context(), "service/batman"); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	var err error
-	for deadline := time.Now().Add(30 * time.Second); err == nil; { // the signal takes a moment
-		if time.Now().After(deadline) {
-			t.Fatal("a stopped server answers")
-		}
-		start := time.Now()
-		_, err = store.Read(t.Context(), "service/batman")
-		if took := time.Since(start); took > 4*time.Second {
-			t.Errorf("the read took %s with a timeout of 2s", took)
-		}
-	}
-	if !errors.Is(err, dcs.ErrUnavailable) {
-		t.Errorf("error %v, want ErrUnavailable", err)
-	}
-	if err := s.Signal(syscall.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
-	for deadline := time.Now().Add(30 * time.Second); ; {
-		if _, err = store.Read(t.Context(), "service/batman"); err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the server goes on, but: %v", err)
-		}
-	}
+	dcstest.StoppedServer(t, open(t, consul.Options{Address: s.address, Timeout: dcstest.StoppedTimeout}), s.Process)
 }
 
 // What answers 404 to everything is no empty Consul.

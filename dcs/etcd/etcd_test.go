@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -110,24 +109,7 @@ func (s *server) open(t testing.TB) dcstest.Node {
 	opts.Timeout = 3 * time.Second
 	lost := new(atomic.Bool)
 	opts.LoseAnswers(lost)
-	store := open(t, opts)
-	return dcstest.Node{
-		Store: store,
-		Break: func(fault dcstest.Fault) {
-			switch fault {
-			case dcstest.Hang:
-				network.Hang()
-			case dcstest.Cut:
-				network.Cut()
-			case dcstest.LostAnswers:
-				lost.Store(true)
-			}
-		},
-		Mend: func() {
-			lost.Store(false)
-			network.Mend()
-		},
-	}
+	return dcstest.NewNode(open(t, opts), network, lost)
 }
 
 func open(t testing.TB, opts etcd.Options) *etcd.Store {
@@ -216,18 +198,18 @@ func TestDenied(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err := store.Read(t.Context(), "other/batman")
-		isDenied(t, err)
+		dcstest.Denied(t, err)
 		_, _, err = store.Create(t.Context(), "other/batman/x", "x")
-		isDenied(t, err)
+		dcstest.Denied(t, err)
 		_, err = store.Acquire(t.Context(), "other/batman/x", "x", time.Minute)
-		isDenied(t, err)
-		isDenied(t, store.Watch(t.Context(), "other/batman", 0, func() {}))
+		dcstest.Denied(t, err)
+		dcstest.Denied(t, store.Watch(t.Context(), "other/batman", 0, func() {}))
 	})
 	t.Run("a wrong password", func(t *testing.T) {
 		opts := opts
 		opts.Password = "wrong"
 		_, err := etcd.Open(t.Context(), opts)
-		isDenied(t, err)
+		dcstest.Denied(t, err)
 		if err != nil && strings.Contains(err.Error(), "wrong") {
 			t.Errorf("the error shows the password: %v", err)
 		}
@@ -236,15 +218,8 @@ func TestDenied(t *testing.T) {
 		opts := opts
 		opts.Username, opts.Password = "", ""
 		_, err := open(t, opts).Read(t.Context(), "service/batman")
-		isDenied(t, err)
+		dcstest.Denied(t, err)
 	})
-}
-
-func isDenied(t *testing.T, err error) {
-	t.Helper()
-	if !errors.Is(err, dcs.ErrDenied) || errors.Is(err, dcs.ErrUnavailable) {
-		t.Errorf("error %v, want one that wraps ErrDenied", err)
-	}
 }
 
 func TestUnknownAuthority(t *testing.T) {
@@ -258,42 +233,9 @@ func TestUnknownAuthority(t *testing.T) {
 	}
 }
 
-// A stopped process, as opposed to a network that hangs, still accepts
-// connections.
 func TestStoppedServer(t *testing.T) {
 	s := start(t, nil)
-	store := open(t, etcd.Options{Endpoints: []string{s.address}, Timeout: 2 * time.Second})
-	if _, err := store.Read(t.Context(), "service/batman"); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	var err error
-	for deadline := time.Now().Add(30 * time.Second); err == nil; { // the signal takes a moment
-		if time.Now().After(deadline) {
-			t.Fatal("a stopped server answers")
-		}
-		start := time.Now()
-		_, err = store.Read(t.Context(), "service/batman")
-		if took := time.Since(start); took > 4*time.Second {
-			t.Errorf("the read took %s with a timeout of 2s", took)
-		}
-	}
-	if !errors.Is(err, dcs.ErrUnavailable) {
-		t.Errorf("error %v, want ErrUnavailable", err)
-	}
-	if err := s.Signal(syscall.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
-	for deadline := time.Now().Add(30 * time.Second); ; {
-		if _, err = store.Read(t.Context(), "service/batman"); err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the server goes on, but: %v", err)
-		}
-	}
+	dcstest.StoppedServer(t, open(t, etcd.Options{Endpoints: []string{s.address}, Timeout: dcstest.StoppedTimeout}), s.Process)
 }
 
 func TestUnreachableServerIsNamedWithTheReason(t *testing.T) {
