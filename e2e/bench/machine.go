@@ -7,9 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -36,7 +34,7 @@ func newMachine(o options, note io.Writer) (m *machine, close func(), err error)
 	if m.bin, err = findPostgres(); err != nil {
 		return nil, nil, err
 	}
-	if m.account, err = serversAccount(); err != nil {
+	if m.account, err = servertest.Account(); err != nil {
 		return nil, nil, err
 	}
 	close = func() {}
@@ -75,21 +73,6 @@ func findPostgres() (string, error) {
 		}
 	}
 	return "", fmt.Errorf("PostgreSQL %s with its client programs is in none of %s\nhint: run 'make servers', or set PGTENDER_PG%s_BIN", major, strings.Join(dirs, ", "), major)
-}
-
-// serversAccount is postgres where the bench runs as root, for PostgreSQL
-// refuses to.
-func serversAccount() (*syscall.Credential, error) {
-	if os.Geteuid() != 0 {
-		return nil, nil
-	}
-	u, err := user.Lookup("postgres")
-	if err != nil {
-		return nil, fmt.Errorf("the bench runs as root, and PostgreSQL must not: %w", err)
-	}
-	uid, err1 := strconv.ParseUint(u.Uid, 10, 32)
-	gid, err2 := strconv.ParseUint(u.Gid, 10, 32)
-	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, errors.Join(err1, err2)
 }
 
 func (m *machine) path(name ...string) string {

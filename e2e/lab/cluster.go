@@ -61,8 +61,8 @@ func (c *Cluster) prepare(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	c.Dir, c.Scope, c.Major = c.options.Dir, c.options.Scope, c.options.Major
-	if c.account, err = account(); err != nil {
-		return err
+	if c.account, err = servertest.Account(); err != nil {
+		return &NotInstalledError{"postgres", err}
 	}
 	if err := c.ownDir(c.Dir); err != nil {
 		return err

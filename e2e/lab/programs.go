@@ -1,18 +1,17 @@
 package lab
 
 import (
+	"context"
 	_ "embed"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
-	"os/user"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
-	"syscall"
+
+	"github.com/pgtender/pgtender/internal/pg"
 )
 
 //go:embed pg_basebackup.sh
@@ -59,15 +58,7 @@ func (p programs) clientMajor() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	out, err := exec.Command(psql, "--version").Output()
-	if err != nil {
-		return 0, fmt.Errorf("%s --version: %w", psql, err)
-	}
-	found := regexp.MustCompile(`\(PostgreSQL\) (\d+)`).FindSubmatch(out)
-	if found == nil {
-		return 0, fmt.Errorf("%s --version: unexpected output %q", psql, out)
-	}
-	return strconv.Atoi(string(found[1]))
+	return pg.ProgramMajor(context.Background(), psql)
 }
 
 // serverBin gives a bin_dir for Patroni. The distribution's own is used as it is,
@@ -124,39 +115,4 @@ func (p programs) serverBin(major int, dir string) (string, error) {
 		}
 	}
 	return dir, nil
-}
-
-// account is the user the servers run as: nil means as ourselves.
-func account() (*syscall.Credential, error) {
-	if os.Getuid() != 0 {
-		return nil, nil
-	}
-	found, err := user.Lookup("postgres")
-	if err != nil {
-		return nil, &NotInstalledError{"postgres", err}
-	}
-	groups, err := found.GroupIds()
-	if err != nil {
-		return nil, err
-	}
-	var credential syscall.Credential
-	if credential.Uid, err = parseID(found.Uid); err != nil {
-		return nil, err
-	}
-	if credential.Gid, err = parseID(found.Gid); err != nil {
-		return nil, err
-	}
-	for _, group := range groups {
-		id, err := parseID(group)
-		if err != nil {
-			return nil, err
-		}
-		credential.Groups = append(credential.Groups, id)
-	}
-	return &credential, nil
-}
-
-func parseID(text string) (uint32, error) {
-	id, err := strconv.ParseUint(text, 10, 32)
-	return uint32(id), err
 }

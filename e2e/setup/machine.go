@@ -11,12 +11,12 @@ import (
 	"os/user"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/pgtender/pgtender/internal/filelock"
+	"github.com/pgtender/pgtender/internal/servertest"
 )
 
 // lock keeps concurrent runs out of the same cache folder. It waits.
@@ -58,26 +58,15 @@ func (m *machine) removeCache() error {
 // checkReadable makes sure that the postgres user, as whom the servers run when
 // we are root, can reach the cache folder.
 func (m *machine) checkReadable() error {
-	if os.Getuid() != 0 {
-		return nil
-	}
-	account, err := user.Lookup("postgres")
+	account, err := servertest.Account()
 	if errors.As(err, new(user.UnknownUserError)) {
 		return nil // no PostgreSQL was asked for; its package makes the user
-	} else if err != nil {
-		return err
-	}
-	uid, err := strconv.ParseUint(account.Uid, 10, 32)
-	if err != nil {
-		return err
-	}
-	gid, err := strconv.ParseUint(account.Gid, 10, 32)
-	if err != nil {
+	} else if err != nil || account == nil {
 		return err
 	}
 	probe := exec.Command("/bin/true")
 	probe.Dir = m.cache
-	probe.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+	probe.SysProcAttr = &syscall.SysProcAttr{Credential: account}
 	if err := probe.Run(); errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("the postgres user cannot enter %s, so it could not run what is put there\n"+
 			"hint: set PGTENDER_CACHE to a folder it can enter, such as /var/cache/pgtender, or open the folders above it (chmod o+x)", m.cache)

@@ -31,7 +31,7 @@ var allowed = map[string][]string{
 	"internal/config":     {},
 	"internal/arch":       {},
 	"internal/quit":       {},
-	"internal/servertest": {},
+	"internal/servertest": {"internal/filelock"},
 	"internal/soak":       {},
 	"internal/pgtest":     {"internal/pg", "internal/pg/server", "internal/servertest"},
 

@@ -5,10 +5,8 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -17,29 +15,14 @@ import (
 	"github.com/pgtender/pgtender/internal/servertest"
 )
 
-// account is the user that servers run as: postgres when the tests run as
-// root, for PostgreSQL refuses to, and otherwise whoever runs the tests (nil).
-var account = sync.OnceValues(func() (*syscall.Credential, error) {
-	if os.Geteuid() != 0 {
-		return nil, nil
-	}
-	u, err := user.Lookup("postgres")
-	if err != nil {
-		return nil, err
-	}
-	uid, err := strconv.ParseUint(u.Uid, 10, 32)
-	if err != nil {
-		return nil, err
-	}
-	gid, err := strconv.ParseUint(u.Gid, 10, 32)
-	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, err
-})
+// account is looked up once.
+var account = sync.OnceValues(servertest.Account)
 
 func credential(t testing.TB) *syscall.Credential {
 	t.Helper()
 	cred, err := account()
 	if err != nil {
-		servertest.Missing(t, "the tests run as root and there is no user to run PostgreSQL as: %v", err)
+		servertest.Missing(t, "%v", err)
 	}
 	return cred
 }

@@ -8,8 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"testing"
+
+	"github.com/pgtender/pgtender/internal/filelock"
 )
 
 // Ports are taken from below the range that the kernel gives to outgoing
@@ -36,11 +37,11 @@ func (p *Ports) Take() (int, error) {
 	}
 	for range 200 {
 		port := firstPort + rand.IntN(lastPort-firstPort+1)
-		lock, err := os.OpenFile(filepath.Join(folder, strconv.Itoa(port)), os.O_CREATE|os.O_RDWR, 0o666)
+		lock, err := filelock.Open(filepath.Join(folder, strconv.Itoa(port)), os.O_CREATE|os.O_RDWR, 0o666)
 		if err != nil {
-			continue // another user's
+			continue // taken, or another user's
 		}
-		if syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil || !free(port) {
+		if !free(port) {
 			lock.Close()
 			continue
 		}
