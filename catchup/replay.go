@@ -13,6 +13,7 @@ import (
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/durable"
 	"github.com/pgtender/pgtender/internal/pg"
+	"github.com/pgtender/pgtender/internal/pg/wal"
 )
 
 // ReplayFacts say whether WAL alone makes old data follow the leader.
@@ -71,10 +72,36 @@ func (f *Facts) replay(ctx context.Context, r *repo.Repo) (*ReplayFacts, error) 
 	return out, nil
 }
 
-// holds reports whether pg_wal has the segment as recovery would read it.
+// holds reports whether pg_wal has the segment as recovery would read it, and all
+// of it: the one in which the directory's own WAL ends leads nowhere.
 func (f *Facts) holds(h pg.History, size pg.SegmentSize, n pg.SegmentNumber) (bool, error) {
-	name := pg.Segment{Timeline: archive.SegmentTimeline(h, size, n), Number: n}.Name(size)
-	own, err := holdsOwnWAL(filepath.Join(f.Dir.Path, "pg_wal", name))
+	own, err := f.begins(h, size, n)
+	if err != nil || !own {
+		return false, err
+	}
+	// The next one is written to when this one is full or was switched from.
+	next, err := f.begins(h, size, n+1)
+	if err != nil || next {
+		return next, err
+	}
+	in, err := os.Open(f.walFile(h, size, n))
+	if err != nil {
+		return false, fmt.Errorf("look at pg_wal: %w", err)
+	}
+	defer in.Close() // opened for reading
+	found, err := wal.InspectFile(in, int64(size), wal.Expect{})
+	switch {
+	case unreadable(err):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("read %s: %w", in.Name(), err)
+	}
+	return found.Info.Complete(), nil
+}
+
+// begins reports whether pg_wal has a segment, and not one that was recycled.
+func (f *Facts) begins(h pg.History, size pg.SegmentSize, n pg.SegmentNumber) (bool, error) {
+	own, err := holdsOwnWAL(f.walFile(h, size, n))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -82,6 +109,10 @@ func (f *Facts) holds(h pg.History, size pg.SegmentSize, n pg.SegmentNumber) (bo
 		return false, fmt.Errorf("look at pg_wal: %w", err)
 	}
 	return own, nil
+}
+
+func (f *Facts) walFile(h pg.History, size pg.SegmentSize, n pg.SegmentNumber) string {
+	return filepath.Join(f.Dir.Path, "pg_wal", pg.Segment{Timeline: archive.SegmentTimeline(h, size, n), Number: n}.Name(size))
 }
 
 // follow makes a standby of old data that WAL alone brings up to the leader. Not

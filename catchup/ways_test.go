@@ -194,21 +194,27 @@ func (x *branched) missingWAL(t *testing.T) {
 	if name.Number >= size.SegmentOf(p.Backup.Start.LSN) {
 		t.Fatalf("fork %s and backup %s are in one segment", p.Local.Fork, p.Backup.Start)
 	}
-	found, err := filepath.Glob(filepath.Join(y.store, "*", "*", "wal", "*", "*", name.Name(size)))
+	defer y.loseSegment(t, name.Name(size))()
+	if p, closed := y.chosen(t, catchup.ByMaps); p.Choice != catchup.ByHashes || !strings.Contains(closed, "is not known") {
+		t.Errorf("chose %q, since %q", p.Choice, closed)
+	}
+}
+
+// loseSegment takes a segment out of the archive until its result is called.
+func (l *lab) loseSegment(t testing.TB, name string) (back func()) {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(l.store, "*", "*", "wal", "*", "*", name))
 	if err != nil || len(found) != 1 {
-		t.Fatalf("%s: found %q, %v", name.Name(size), found, err)
+		t.Fatalf("%s: found %q, %v", name, found, err)
 	}
 	away := filepath.Join(pgtest.Dir(t), "away")
 	if err := os.Rename(found[0], away); err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
+	return func() {
 		if err := os.Rename(away, found[0]); err != nil {
 			t.Fatal(err)
 		}
-	}()
-	if p, closed := y.chosen(t, catchup.ByMaps); p.Choice != catchup.ByHashes || !strings.Contains(closed, "is not known") {
-		t.Errorf("chose %q, since %q", p.Choice, closed)
 	}
 }
 
@@ -381,6 +387,15 @@ func TestAMemberWhoseWALIsThereIsNotTouched(t *testing.T) {
 	if p.Choice != catchup.ByReplay {
 		t.Fatalf("chose %q: %+v", p.Choice, p.Rungs)
 	}
+	const size = pg.DefaultSegmentSize
+	if size.Offset(p.Local.End) == 0 {
+		t.Fatalf("its WAL ends with a segment, at %s", p.Local.End)
+	}
+	back := x.loseSegment(t, pg.Segment{Timeline: 1, Number: size.SegmentOf(p.Local.End)}.Name(size))
+	if f := x.gather(t, x.gatherOptions(t)); !strings.Contains(f.Replay.Closed, "neither in pg_wal nor archived") {
+		t.Errorf("without the segment in which its WAL ends, replay is closed for %q", f.Replay.Closed)
+	}
+	back()
 	before := tree(t, child{Dir: filepath.Join(x.old.DataDir, "base")})
 	if _, err := catchup.Run(t.Context(), p, catchup.RunOptions{Repo: x.repo, Log: testLog(t)}); err != nil {
 		t.Fatal(err)
