@@ -13,7 +13,6 @@ import (
 	"github.com/pgtender/pgtender/backup"
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/catchup"
-	"github.com/pgtender/pgtender/internal/pg"
 	"github.com/pgtender/pgtender/internal/pg/server"
 	"github.com/pgtender/pgtender/internal/pgtest"
 )
@@ -47,6 +46,7 @@ type branched struct {
 	branch
 	old     *pgtest.Cluster
 	standby *pgtest.Cluster // of the leader; nil if there is none
+	found   differences     // from a restore, before any replay
 	lost    int             // transactions that old's branch has committed past the fork, at least
 }
 
@@ -264,7 +264,8 @@ func (x *branched) back(t testing.TB, rung catchup.RungName) catchup.Plan {
 		t.Fatal(err)
 	}
 	t.Logf("%d files, %d kept, %d bytes of %d", r.Files, r.Kept, r.Bytes, p.Backup.Bytes)
-	x.equalsARestore(t, p.Backup.ID)
+	restored, l := x.equalsARestore(t, p.Backup.ID)
+	x.replayed(t, restored, l)
 	x.returns(t)
 	return p
 }
@@ -288,10 +289,10 @@ func (x *branched) returns(t testing.TB) {
 }
 
 // equalsARestore compares the directory, in which no server has run, with a full
-// restore of the backup.
-func (x *branched) equalsARestore(t testing.TB, id repo.BackupID) {
+// restore of the backup, which it gives, and what WAL says about that.
+func (x *branched) equalsARestore(t testing.TB, id repo.BackupID) (restored string, l *logged) {
 	t.Helper()
-	spaces, start := map[string]string{}, pg.LSN(0)
+	spaces, of := map[string]string{}, repo.Backup{}
 	base := pgtest.Dir(t)
 	o := catchup.GatherOptions{Purpose: catchup.Replica, Dir: filepath.Join(base, "data"), Backup: id, Leader: x.asLeader(t)}
 	listed, err := x.repo.Backups(t.Context())
@@ -300,20 +301,23 @@ func (x *branched) equalsARestore(t testing.TB, id repo.BackupID) {
 	}
 	for _, b := range listed {
 		if b.ID == id {
-			start = b.Backup.Start.LSN
+			of = b.Backup
 			for _, s := range b.Backup.Tablespaces {
 				spaces[s.Location] = filepath.Join(base, "space")
 			}
 		}
 	}
 	o.Tablespaces = spaces
-	want, _ := x.restore(t, o)
-	diffs, err := compareTrees(x.old.DataDir, want, start)
+	restored, _ = x.restore(t, o)
+	l = x.loggedDuring(t, restored, of)
+	diffs, err := compareTrees(t.Context(), x.old.DataDir, restored, comparison{logged: l})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, d := range diffs.wrong {
 		t.Error(d)
 	}
-	t.Logf("%d pages are equal, %d differ in hints, %d are to change later", diffs.equal, diffs.hints, diffs.later)
+	t.Logf("%s", diffs)
+	x.found = diffs
+	return restored, l
 }

@@ -2,6 +2,7 @@ package catchup_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -17,10 +18,22 @@ import (
 
 // differences is what compareTrees finds.
 type differences struct {
-	wrong               []string
-	equal, hints, later int // pages of main forks
+	wrong                       []string
+	equal, hints, images, later int // pages of main forks
 
-	start pg.LSN // of the backup
+	comparison
+}
+
+func (d differences) String() string {
+	return fmt.Sprintf("%d pages are equal, %d differ in hints, %d in the position of a hint's image, %d are yet to be replayed", d.equal, d.hints, d.images, d.later)
+}
+
+// comparison is what two directories are compared by.
+type comparison struct {
+	*logged
+	// after says that a server has replayed both to the same position: what is
+	// compared then are main forks alone, and no page may change any more.
+	after bool
 }
 
 const blockSize = 8192
@@ -41,11 +54,10 @@ func own(path string) bool {
 	return strings.HasSuffix(top, ".conf") || strings.HasSuffix(top, ".log") || strings.HasSuffix(top, ".old") || top == "log" || top == "logfile"
 }
 
-// compareTrees compares a converged data directory with a restored one, of a
-// backup that started at a position. Links are followed: tablespaces lie elsewhere
-// in each.
-func compareTrees(got, want string, start pg.LSN) (differences, error) {
-	d := differences{start: start}
+// compareTrees compares a converged data directory with a restored one. Links are
+// followed: tablespaces lie elsewhere in each.
+func compareTrees(ctx context.Context, got, want string, by comparison) (differences, error) {
+	d := differences{comparison: by}
 	a, err := files(got)
 	if err != nil {
 		return d, err
@@ -55,12 +67,12 @@ func compareTrees(got, want string, start pg.LSN) (differences, error) {
 		return d, err
 	}
 	for name := range a {
-		if _, ok := b[name]; !ok && !own(name) {
+		if _, ok := b[name]; !ok && d.counts(name) {
 			d.wrong = append(d.wrong, name+" is there, and not in a restore")
 		}
 	}
 	for name, path := range b {
-		if own(name) {
+		if !d.counts(name) {
 			continue
 		}
 		mine, ok := a[name]
@@ -68,14 +80,21 @@ func compareTrees(got, want string, start pg.LSN) (differences, error) {
 			d.wrong = append(d.wrong, name+" is missing")
 			continue
 		}
-		if err := d.file(name, mine, path); err != nil {
+		if err := d.file(ctx, name, mine, path); err != nil {
 			return d, err
 		}
 	}
 	return d, nil
 }
 
-func (d *differences) file(name, mine, theirs string) error {
+func (d *differences) counts(name string) bool {
+	if d.after {
+		return mainFork.MatchString(name)
+	}
+	return !own(name)
+}
+
+func (d *differences) file(ctx context.Context, name, mine, theirs string) error {
 	x, err := os.ReadFile(mine)
 	if err != nil {
 		return err
@@ -93,32 +112,46 @@ func (d *differences) file(name, mine, theirs string) error {
 		}
 	default:
 		for at := 0; at < len(x); at += blockSize {
-			p, q := x[at:at+blockSize], y[at:at+blockSize]
-			switch {
-			case bytes.Equal(p, q):
-				d.equal++
-			case onlyHints(p, q) || sameSequence(p, q):
-				d.hints++
-			case pg.Page(q).LSN() > d.start && pg.Page(p).LSN() <= d.start:
-				// It changed while it was copied: replay from the start on, which
-				// is compared elsewhere, changes it here as well.
-				d.later++
-			default:
-				d.wrong = append(d.wrong, fmt.Sprintf("page %d of %s differs: %s, not %s", at/blockSize, name, pg.Page(p).LSN(), pg.Page(q).LSN())+explain(p, q))
+			if err := d.page(ctx, name, uint32(at/blockSize), x[at:at+blockSize], y[at:at+blockSize]); err != nil {
+				return err
 			}
 		}
 	}
 	return nil
 }
 
-// onlyHints reports whether two pages differ in nothing but hints: checksum,
+// page compares two pages, and says precisely why they may differ.
+func (d *differences) page(ctx context.Context, name string, n uint32, p, q []byte) error {
+	a, b := pg.Page(p).LSN(), pg.Page(q).LSN()
+	switch {
+	case bytes.Equal(p, q):
+		d.equal++
+		return nil
+	case a == b && (onlyHints(p, q) || sameSequence(p, q)):
+		d.hints++
+		return nil
+	case !d.after && d.changes(name, n):
+		d.later++ // and compared after that
+		return nil
+	case a != b && onlyHints(p, q):
+		image, err := d.hintImage(ctx, name, n, max(a, b))
+		if err != nil {
+			return fmt.Errorf("look for the record that ends at %s: %w", max(a, b), err)
+		}
+		if image {
+			d.images++
+			return nil
+		}
+	}
+	d.wrong = append(d.wrong, fmt.Sprintf("page %d of %s differs: %s, not %s", n, name, a, b)+explain(p, q))
+	return nil
+}
+
+// onlyHints reports whether two pages differ, beside their position, in nothing but hints: checksum,
 // flags and prune xid of the header, single bits of what follows (infomask bits of
 // tuples, dead line pointers), and the free space in the middle, which a full page
 // image leaves out.
 func onlyHints(p, q []byte) bool {
-	if pg.Page(p).LSN() != pg.Page(q).LSN() {
-		return false
-	}
 	if deletedGIN(p) && deletedGIN(q) {
 		return true // replay does not bring back what was in it (ginRedoDeleteListPages)
 	}
@@ -153,7 +186,7 @@ func sameSequence(p, q []byte) bool {
 		}
 	}
 	logged := func(page []byte) uint64 { return le.Uint64(page[lastValue:]) + le.Uint64(page[logCount:]) }
-	return pg.Page(p).LSN() == pg.Page(q).LSN() && logged(p) == logged(q) && bytes.Equal(p[12:lastValue], q[12:lastValue]) && bytes.Equal(p[isCalled:], q[isCalled:])
+	return logged(p) == logged(q) && bytes.Equal(p[12:lastValue], q[12:lastValue]) && bytes.Equal(p[isCalled:], q[isCalled:])
 }
 
 const spgistMeta = 0xBA0BABEE // SPGIST_MAGIC_NUMBER, access/spgist_private.h
