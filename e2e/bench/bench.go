@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -58,12 +59,12 @@ func bench(ctx context.Context, o options, note io.Writer) (report *Report, err 
 		}
 	}
 	for round := range o.runs {
-		if !o.does("catchup") {
-			break
-		}
-		for _, kind := range catchingUp {
+		for _, kind := range comebacks {
 			for i := range tools {
-				if err := c.catchup(ctx, round, tools[(i+round)%len(tools)], kind); err != nil {
+				if !o.does(kind.job) {
+					break
+				}
+				if err := c.comeBack(ctx, round, tools[(i+round)%len(tools)], kind); err != nil {
 					return nil, err
 				}
 			}
@@ -127,11 +128,16 @@ type comparison struct {
 	*machine
 	opts   options
 	want   string // content of the source
+	turn   int    // the last row of the table turn, if it is made
 	report *Report
 }
 
 // round measures one backup and one restore of a tool.
-func (c *comparison) round(ctx context.Context, round int, t tool) error {
+func (c *comparison) round(ctx context.Context, round int, tool tool) error {
+	t, ok := tool.(backer)
+	if !ok {
+		return nil
+	}
 	archive, err := t.prepare(ctx)
 	if err != nil {
 		return fmt.Errorf("prepare %s: %w", t.name(), err)
@@ -163,7 +169,7 @@ func (c *comparison) round(ctx context.Context, round int, t tool) error {
 	return nil
 }
 
-func (c *comparison) backup(ctx context.Context, round int, t tool) error {
+func (c *comparison) backup(ctx context.Context, round int, t backer) error {
 	f, err := c.measureBackup(ctx, t, t.backup(), fmt.Sprintf("round %d: backup by %s", round+1, t.name()))
 	if err != nil {
 		return err
@@ -173,7 +179,7 @@ func (c *comparison) backup(ctx context.Context, round int, t tool) error {
 }
 
 // measureBackup measures a backup by t, whatever its kind.
-func (c *comparison) measureBackup(ctx context.Context, t tool, j job, announced string) (Figures, error) {
+func (c *comparison) measureBackup(ctx context.Context, t backer, j job, announced string) (Figures, error) {
 	before, err := t.stored()
 	if err != nil {
 		return Figures{}, err
@@ -200,7 +206,7 @@ func (c *comparison) measureBackup(ctx context.Context, t tool, j job, announced
 	return figures(u, checkpoint, wal, after-before), nil
 }
 
-func (c *comparison) restore(ctx context.Context, round int, t tool, dir string) error {
+func (c *comparison) restore(ctx context.Context, round int, t backer, dir string) error {
 	f, err := c.measureRestore(ctx, t, dir, fmt.Sprintf("round %d: restore by %s", round+1, t.name()))
 	if err != nil {
 		return err
@@ -210,7 +216,7 @@ func (c *comparison) restore(ctx context.Context, round int, t tool, dir string)
 }
 
 // measureRestore measures a restore by t into dir, which is made anew.
-func (c *comparison) measureRestore(ctx context.Context, t tool, dir, announced string) (Figures, error) {
+func (c *comparison) measureRestore(ctx context.Context, t backer, dir, announced string) (Figures, error) {
 	if err := os.RemoveAll(dir); err != nil {
 		return Figures{}, err
 	}
@@ -241,5 +247,12 @@ func (c *comparison) verify(ctx context.Context, dir string, settings ...string)
 	if have != c.want {
 		return fmt.Errorf("its tables hold %s, the source's %s", have, c.want)
 	}
-	return nil
+	if c.turn == 0 {
+		return nil
+	}
+	last, err := p.sql(ctx, "SELECT max(n) FROM turn")
+	if err == nil && last != strconv.Itoa(c.turn) {
+		err = fmt.Errorf("it is of turn %s, the source of turn %d", last, c.turn)
+	}
+	return err
 }

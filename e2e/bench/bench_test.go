@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -15,6 +16,14 @@ import (
 
 	"github.com/pgtender/pgtender/internal/servertest"
 )
+
+// TestMain lets the test program be the member that the bench starts.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == asCatchup {
+		os.Exit(start(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
+	}
+	os.Exit(m.Run())
+}
 
 func TestUsage(t *testing.T) {
 	tests := []struct {
@@ -149,6 +158,20 @@ func TestPeerThatIsNotInstalledIsLeftOut(t *testing.T) {
 // TestWholeBench runs everything on a small cluster, with the peers that are
 // installed.
 func TestWholeBench(t *testing.T) {
+	r := tiny(t, "--size", "60", "--segments", "1")
+	if want := (len(r.Tools)) * 2; len(r.Runs) < want {
+		t.Errorf("%d runs, want at least %d", len(r.Runs), want)
+	}
+	for _, run := range r.Runs {
+		if run.Wall <= 0 || run.Work <= 0 || run.RSS <= 0 || run.Job == "backup" && (run.Stored <= 0 || run.Stored >= r.DataBytes) {
+			t.Errorf("figures of %s by %s: %+v", run.Job, run.Tool, run.Figures)
+		}
+	}
+}
+
+// tiny runs the bench once with real servers.
+func tiny(t *testing.T, args ...string) Report {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("it runs real servers")
 	}
@@ -160,20 +183,46 @@ func TestWholeBench(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	var out, errOut bytes.Buffer
-	if code := run(t.Context(), []string{"--size", "60", "--runs", "1", "--segments", "1", "--pgtender", program, "--json"}, &out, &errOut); code != 0 {
+	if code := run(t.Context(), append(args, "--runs", "1", "--pgtender", program, "--json"), &out, &errOut); code != 0 {
 		t.Fatalf("exit status %d\n%s", code, errOut.String())
 	}
 	var r Report
 	if err := json.Unmarshal(out.Bytes(), &r); err != nil {
 		t.Fatal(err)
 	}
-	if want := (len(r.Tools)) * 2; len(r.Runs) < want {
-		t.Errorf("%d runs, want at least %d", len(r.Runs), want)
-	}
-	for _, run := range r.Runs {
-		if run.Wall <= 0 || run.Work <= 0 || run.RSS <= 0 || run.Job == "backup" && (run.Stored <= 0 || run.Stored >= r.DataBytes) {
-			t.Errorf("figures of %s by %s: %+v", run.Job, run.Tool, run.Figures)
+	return r
+}
+
+// TestMembersComeBackInTheBench is each case of a member whose data is old; what
+// was brought back is compared with the source by the bench itself.
+func TestMembersComeBackInTheBench(t *testing.T) {
+	r := tiny(t, "--size", "20", "--pages", "100", "--jobs", "catchup,rewind", "--tools", "pgtender,pg_rewind")
+	for _, k := range comebacks {
+		our := r.figures(ours, k.name)
+		if len(our) != 1 || our[0].Wall <= 0 || our[0].Read <= 0 {
+			t.Fatalf("%s: %+v", k.name, our)
 		}
+		if our[0].ServerRead >= blockSize {
+			t.Errorf("%s: the primary read %d bytes", k.name, our[0].ServerRead)
+		}
+	}
+	if peer := r.figures("pg_rewind", "rewind"); len(peer) != 1 || peer[0].ServerRead < 100*blockSize {
+		t.Errorf("pg_rewind: %+v, and the source has 100 pages for it", peer)
+	}
+}
+
+// TestAChainOfIncrementalBackups is the comparison by database size.
+func TestAChainOfIncrementalBackups(t *testing.T) {
+	r := tiny(t, "--sizes", "20", "--pages", "100", "--incrementals", "2", "--jobs", "incremental", "--tools", "pgtender")
+	var jobs []string
+	for _, l := range r.Chains {
+		jobs = append(jobs, l.Job)
+		if l.Wall <= 0 || l.Job == chainIncremental && (l.Pages == 0 || l.Stored <= 0 || l.Stored > 4*l.Compressed+1<<20) {
+			t.Errorf("%s %d: %+v", l.Job, l.Number, l)
+		}
+	}
+	if want := []string{chainFull, chainIncremental, chainIncremental, chainRestore, chainFull, chainRestoreFull}; !cmp.Equal(jobs, want) {
+		t.Errorf("%q, want %q", jobs, want)
 	}
 }
 

@@ -23,7 +23,7 @@ func (c *comparison) incremental(ctx context.Context, round int, t tool) error {
 		return fmt.Errorf("prepare %s: %w", t.name(), err)
 	}
 	c.say("round %d: full backup by %s, to build on", round+1, t.name())
-	if _, err := c.measure(ctx, t.backup()); err != nil {
+	if _, err := c.measure(ctx, inc.backup()); err != nil {
 		return err
 	}
 	pages, err := c.server.touch(ctx, c.opts.pages)
@@ -33,7 +33,7 @@ func (c *comparison) incremental(ctx context.Context, round int, t tool) error {
 	if err != nil {
 		return err
 	}
-	f, err := c.measureBackup(ctx, t, inc.incremental(), fmt.Sprintf("round %d: incremental backup of %d changed pages by %s", round+1, pages, t.name()))
+	f, err := c.measureBackup(ctx, inc, inc.incremental(), fmt.Sprintf("round %d: incremental backup of %d changed pages by %s", round+1, pages, t.name()))
 	if err != nil {
 		return err
 	}
@@ -46,7 +46,7 @@ func (c *comparison) incremental(ctx context.Context, round int, t tool) error {
 	if err := c.mkdir(dir, 0o700); err != nil {
 		return err
 	}
-	if _, err := c.measure(ctx, t.restore(dir)); err != nil {
+	if _, err := c.measure(ctx, inc.restore(dir)); err != nil {
 		return err
 	}
 	if err := c.verify(ctx, dir); err != nil {

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"maps"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // inOut is what a process and all of its children that have ended have read and
@@ -37,6 +41,51 @@ func parseInOut(text string) (io inOut, err error) {
 		return inOut{}, fmt.Errorf("parse /proc/PID/io %q: rchar or wchar is missing", text)
 	}
 	return io, nil
+}
+
+// sessions gives the processes of the source's server, the postmaster left out.
+func (m *machine) sessions() (map[string]bool, error) {
+	out := map[string]bool{}
+	if m.server == nil {
+		return out, nil
+	}
+	all, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range all {
+		stat, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended
+		}
+		_, rest, _ := strings.Cut(string(stat), ") ") // the name may hold blanks
+		if f := strings.Fields(rest); len(f) > 1 && f[1] == strconv.Itoa(m.server.pid()) {
+			out[path] = true
+		}
+	}
+	return out, nil
+}
+
+// settleSessions waits until sessions that began since have ended, which is a
+// moment after their client: what they took counts with the postmaster then.
+func (m *machine) settleSessions(ctx context.Context, before map[string]bool) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		now, err := m.sessions()
+		if err != nil {
+			return err
+		}
+		maps.DeleteFunc(now, func(path string, _ bool) bool { return before[path] })
+		if len(now) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the end of %d sessions: %w", len(now), context.Cause(ctx))
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 // serverInOut is that of the source's server.

@@ -2,8 +2,8 @@
 // on the same data in one run: full backup, restore into an empty directory,
 // incremental backup of random pages, and the push of single WAL segments; and, where
 // --jobs asks for them, an archiver's backlog of segments, here and on an S3 server
-// whose answers take a while, recovery through an archive, and a member that
-// catches up.
+// whose answers take a while, recovery through an archive, a member that
+// catches up, and a former leader that has gone on alone.
 //
 //	go run ./e2e/bench [--size MB] [--runs N] [--json]
 //	go run ./e2e/bench --jobs incremental --sizes 1024,4096,8192 --incrementals 60
@@ -14,7 +14,7 @@
 //
 // It makes a throw-away PostgreSQL 15 with page checksums, reachable through a
 // socket in its own folder, and touches no other server. Peers are pgBackRest,
-// pg_basebackup and cp; one that is not installed is left out, and said so.
+// pg_basebackup, pg_rewind and cp; one that is not installed is left out, and said so.
 //
 // The tools take turns within every round, and a ratio is the median of the
 // rounds' ratios: on a machine that others use too, seconds mean little, and
@@ -44,16 +44,21 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	if len(os.Args) == 3 && os.Args[1] == asCatchup {
-		if err := runCatchup(ctx, os.Args[2], os.Stdout); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	code := start(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
+}
+
+// start is the bench, or the member that it starts itself as.
+func start(ctx context.Context, args []string, out, errOut io.Writer) int {
+	if len(args) != 2 || args[0] != asCatchup {
+		return run(ctx, args, out, errOut)
+	}
+	if err := runCatchup(ctx, args[1], out); err != nil {
+		fmt.Fprintln(errOut, err)
+		return 1
+	}
+	return 0
 }
 
 // options are the flags.
@@ -124,7 +129,7 @@ func (o options) does(job string) bool {
 	return slices.Contains(strings.Split(o.jobs, ","), job)
 }
 
-var jobNames = []string{"backup", "restore", "incremental", "push", "backlog", "backlog-s3", "recovery", "catchup"}
+var jobNames = []string{"backup", "restore", "incremental", "push", "backlog", "backlog-s3", "recovery", "catchup", "rewind"}
 
 // usualJobs are run unless others are asked for.
 var usualJobs = jobNames[:4]

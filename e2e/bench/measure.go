@@ -78,6 +78,10 @@ func (m *machine) measure(ctx context.Context, j job) (usage, error) {
 	if err != nil {
 		return u, err
 	}
+	sessions, err := m.sessions()
+	if err != nil {
+		return u, err
+	}
 	before, err := m.serverCPU()
 	if err != nil {
 		return u, err
@@ -102,6 +106,9 @@ func (m *machine) measure(ctx context.Context, j job) (usage, error) {
 	u.wall = time.Since(begin)
 	if err != nil {
 		return u, fmt.Errorf("%s: %w\n%s", j, err, u.end())
+	}
+	if err := m.settleSessions(ctx, sessions); err != nil {
+		return u, err
 	}
 	after, err := m.serverCPU()
 	if err != nil {

@@ -33,7 +33,7 @@ type Report struct {
 type Run struct {
 	Round int    `json:"round"`
 	Tool  string `json:"tool"`
-	Job   string `json:"job"` // backup, restore, incremental, push, push again, backlog and backlog on S3 (a segment), recovery
+	Job   string `json:"job"` // backup, restore, incremental, push, push again, backlog and backlog on S3 (a segment), recovery, and the names of comebacks
 	Figures
 }
 
@@ -101,7 +101,7 @@ const ours = "pgtender"
 // summarize fills in Summary from Runs.
 func (r *Report) summarize() {
 	r.Summary = nil
-	for _, job := range []string{"backup", "restore", "incremental", "push", "push again", "backlog", farBacklog, "recovery", catchingUp[0], catchingUp[1]} {
+	for _, job := range []string{"backup", "restore", "incremental", "push", "push again", "backlog", farBacklog, "recovery", comebacks[0].name, comebacks[1].name, comebacks[2].name, comebacks[3].name} {
 		our := r.figures(ours, job)
 		for _, tool := range r.order {
 			runs := r.figures(tool, job)
@@ -227,8 +227,8 @@ func (r *Report) writeTable(w io.Writer) error {
 	}); err != nil {
 		return err
 	}
-	for _, job := range catchingUp {
-		if err := r.writeJob(w, job, "job\twall s\tCPU s\tserver CPU\tpeak MB\tread MB\twritten MB\tserver read MB\t", func(f Figures) string {
+	for _, k := range comebacks {
+		if err := r.writeJob(w, k.name, "job\twall s\tCPU s\tserver CPU\tpeak MB\tread MB\twritten MB\tserver read MB\t", func(f Figures) string {
 			return fmt.Sprintf("%.2f\t%.2f\t%.2f\t%.0f\t%.1f\t%.1f\t%.1f\t", f.Wall, f.CPU, f.ServerCPU, float64(f.RSS)/1e6, float64(f.Read)/1e6, float64(f.Written)/1e6, float64(f.ServerRead)/1e6)
 		}); err != nil {
 			return err

@@ -16,6 +16,11 @@ type tool interface {
 	// prepare makes the repository and configuration, and gives the
 	// archive_command the server needs while the tool is measured.
 	prepare(ctx context.Context) (archiveCommand string, err error)
+}
+
+// backer is a tool that takes backups.
+type backer interface {
+	tool
 	// backup is a full backup of the source with the checkpoint at once.
 	backup() job
 	// waits gives how long a backup waited for the server's checkpoint and for
@@ -38,11 +43,11 @@ type pusher interface {
 
 // incrementer is a tool that can back up what changed since its last backup.
 type incrementer interface {
-	tool
+	backer
 	incremental() job
 }
 
-var toolNames = []string{"pgtender", "pgbackrest", "pgbackrest-zst3", "pg_basebackup"}
+var toolNames = []string{"pgtender", "pgbackrest", "pgbackrest-zst3", "pg_basebackup", "pg_rewind"}
 
 // errNotInstalled is why a peer is left out.
 var errNotInstalled = errors.New("not installed")
@@ -58,6 +63,8 @@ func (m *machine) newTool(ctx context.Context, name string, o options) (tool, er
 		return newPgbackrest(ctx, m, o, name, 3)
 	case "pg_basebackup":
 		return newBasebackup(ctx, m, o)
+	case "pg_rewind":
+		return newRewind(ctx, m)
 	}
 	return nil, fmt.Errorf("--tools: %q is none of %s", name, strings.Join(toolNames, ", "))
 }
