@@ -29,7 +29,7 @@ type live struct {
 func TestRealServers(t *testing.T) {
 	pgtest.EachMajor(t, func(t *testing.T, major int) {
 		segment := 1 + 15*(major%2) // MiB: both sizes among the versions
-		l := work(t, setting{major: major, segment: segment, checksums: major%2 == 0, seed: uint64(major)})
+		l := work(t, setting{major: major, segment: segment, checksums: major%2 == 0, seed: uint64(major), steps: 18})
 		t.Run("every segment by itself, and the chain of all", l.inspectsAlike)
 		if l.HasWaldump() {
 			t.Run("references equal pg_waldump's", l.equalsWaldump)
@@ -54,6 +54,7 @@ type setting struct {
 	config         map[string]string // over what work sets
 	crowd          bool              // other sessions write at the same time
 	seed           uint64
+	steps          int // of the workload
 }
 
 func work(t *testing.T, s setting) *live {
@@ -77,9 +78,9 @@ func work(t *testing.T, s setting) *live {
 	}
 	w := l.Workload(s.seed)
 	w.Tablespaces = []string{"aside"}
-	w.Run(t, 60)
+	w.Run(t, s.steps)
 	l.special(t)
-	w.Run(t, 20)
+	w.Run(t, s.steps/3)
 	leave()
 	l.Exec(t, "CHECKPOINT", "SELECT pg_switch_wal()", "CREATE TABLE last AS SELECT 1", "CHECKPOINT")
 	l.end = l.insertPosition(t)

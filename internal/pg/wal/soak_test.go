@@ -85,7 +85,7 @@ func randomSetting(n int, majors []int) setting {
 			"full_page_writes":         pick("on", "on", "on", "off"),
 			"wal_consistency_checking": pick("", "", "gist,brin,sequence"),
 		},
-		crowd: true, seed: uint64(n) + 1000,
+		steps: 60, crowd: true, seed: uint64(n) + 1000,
 	}
 }
 
