@@ -205,8 +205,7 @@ func (w *worker) copyWhole(ctx context.Context, f *file, h *os.File) error {
 func (w *worker) copyRange(ctx context.Context, f *file, h *os.File, off, n int64, sum io.Writer) ([]repo.Frame, error) {
 	cache := watchCache(h, off, n)
 	defer cache.drop()
-	frames := make([]repo.Frame, 0, (n+repo.MaxFrame-1)/repo.MaxFrame)
-	cut := newCutter(w.blockSize)
+	out := newRuns(w.packs, &f.entry, w.blockSize, uint32(off/int64(w.blockSize)))
 	left := 0 // bytes at the start of w.buf that are read and not stored yet
 	for next, end := off, off+n; next < end; {
 		buf := w.buf[left : left+int(min(int64(w.chunk), end-next))]
@@ -219,21 +218,13 @@ func (w *worker) copyRange(ctx context.Context, f *file, h *os.File, off, n int6
 			sum.Write(buf)
 		}
 		next = after
-		data := w.buf[:left+len(buf)]
-		for len(data) >= cut.size || next == end && len(data) > 0 {
-			raw := data[:min(cut.size, len(data))]
-			frame, err := w.packs.WriteRun(ctx, f.entry.File, uint32(off/int64(w.blockSize)), raw)
-			if err != nil {
-				return nil, fmt.Errorf("store %s: %w", f.entry.Path, err)
-			}
-			frames = append(frames, frame)
-			cut.learn(len(raw), int(frame.Length))
-			off += int64(len(raw))
-			data = data[len(raw):]
+		rest, err := out.take(ctx, w.buf[:left+len(buf)], next == end)
+		if err != nil {
+			return nil, err
 		}
-		left = copy(w.buf, data)
+		left = copy(w.buf, rest)
 	}
-	return frames, nil
+	return out.frames, nil
 }
 
 // copySmall copies a batch of small files, as many to a frame as fit.

@@ -125,18 +125,10 @@ func (h *hashes) differing(ctx context.Context, reads []repo.Read) ([]repo.Read,
 func (h *hashes) live(r *repo.Read) (n int64) {
 	for i := range int(r.Count) {
 		if r.Live>>i&1 == 1 {
-			n += min(h.delta.blockSize, r.Size-int64(pageOf(r, i))*h.delta.blockSize)
+			n += min(h.delta.blockSize, r.Size-int64(r.Page(i))*h.delta.blockSize)
 		}
 	}
 	return n
-}
-
-// pageOf gives the number of a frame's i-th page.
-func pageOf(r *repo.Read, i int) uint32 {
-	if r.Pages != nil {
-		return r.Pages[i]
-	}
-	return r.First + uint32(i)
 }
 
 // hashedPage is one page that is wanted unless the file has it.
@@ -159,7 +151,7 @@ func (h *hashes) pages(ctx context.Context, reads []repo.Read) ([]hashedPage, er
 		}
 		for bit := range int(r.Count) {
 			if r.Live>>bit&1 == 1 {
-				out = append(out, hashedPage{number: pageOf(r, bit), bit: uint8(bit), read: i, hash: want[bit]})
+				out = append(out, hashedPage{number: r.Page(bit), bit: uint8(bit), read: i, hash: want[bit]})
 			}
 		}
 	}

@@ -26,6 +26,8 @@ type Read struct {
 
 	Member uint32 // bundle
 	Digest Digest // bundle: of the member
+
+	stored []byte // the frame, while its content is handed over
 }
 
 // FetchOptions modify a fetch. The zero value is a good choice.
@@ -217,7 +219,9 @@ func (w *fetcher) fetch(ctx context.Context, reads []Read) error {
 		if err != nil {
 			return at(err, key, int64(r.Offset))
 		}
-		if err := w.f(ctx, *r, part); err != nil {
+		handed := *r
+		handed.stored = b[:h.length()]
+		if err := w.f(ctx, handed, part); err != nil {
 			return err
 		}
 	}
@@ -265,9 +269,9 @@ func (r *Read) pick(h *frameHeader, ext, raw []byte, blockSize int) ([]byte, err
 			continue
 		}
 		have := min(blockSize, len(raw)-i*blockSize)
-		want := min(int64(blockSize), r.Size-int64(r.page(i))*int64(blockSize))
+		want := min(int64(blockSize), r.Size-int64(r.Page(i))*int64(blockSize))
 		if int64(have) != want {
-			return nil, damage(8, "page %d has %d bytes, not %d", r.page(i), have, want)
+			return nil, damage(8, "page %d has %d bytes, not %d", r.Page(i), have, want)
 		}
 	}
 	return raw, nil
@@ -302,10 +306,10 @@ func (r *Read) Runs(raw []byte, blockSize int) iter.Seq2[uint32, []byte] {
 				continue
 			}
 			j := i + 1
-			for j < int(r.Count) && r.Live>>j&1 == 1 && r.page(j) == r.page(j-1)+1 {
+			for j < int(r.Count) && r.Live>>j&1 == 1 && r.Page(j) == r.Page(j-1)+1 {
 				j++
 			}
-			if !yield(r.page(i), raw[i*blockSize:min(j*blockSize, len(raw))]) {
+			if !yield(r.Page(i), raw[i*blockSize:min(j*blockSize, len(raw))]) {
 				return
 			}
 			i = j

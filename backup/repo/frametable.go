@@ -21,7 +21,7 @@ func appendTable(b []byte, frames []Frame) ([]byte, error) {
 		if err := f.check(next); err != nil {
 			return nil, err
 		}
-		first := uint64(f.page(0))
+		first := uint64(f.Page(0))
 		b = appendUV(b, first-next)
 		if f.Pages == nil {
 			b = appendUV(b, uint64(f.Count)<<1)
@@ -47,8 +47,8 @@ func (f *Frame) check(next uint64) error {
 	switch {
 	case f.Count < 1 || f.Count > MaxFramePages || f.Pages != nil && len(f.Pages) != int(f.Count):
 		return fmt.Errorf("frame of %d pages, %d listed", f.Count, len(f.Pages))
-	case uint64(f.page(0)) < next:
-		return fmt.Errorf("page %d is stored twice or out of order", f.page(0))
+	case uint64(f.Page(0)) < next:
+		return fmt.Errorf("page %d is stored twice or out of order", f.Page(0))
 	case f.Pages == nil && uint64(f.First)+uint64(f.Count) > 1<<32-1:
 		return fmt.Errorf("page %d is out of range", uint64(f.First)+uint64(f.Count))
 	}

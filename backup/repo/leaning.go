@@ -240,7 +240,7 @@ func (m *PageMap) packsOf(g int, table FrameTable, known []PackRef) ([]PackRef, 
 			continue
 		}
 		for j := range int(f.Count) {
-			if p := f.page(j); p < m.Pages && m.Generation(p) == g {
+			if p := f.Page(j); p < m.Pages && m.Generation(p) == g {
 				out = append(out, ref)
 				break
 			}

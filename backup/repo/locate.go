@@ -124,7 +124,7 @@ func (m *Manifest) locateFile(w *Want, pm *PageMap, tables []FrameTable, yield f
 		f := &table[i]
 		live := uint64(0)
 		for j := range int(f.Count) {
-			if p := f.page(j); p < pm.Pages && pm.Generation(p) == g && wanted(p) {
+			if p := f.Page(j); p < pm.Pages && pm.Generation(p) == g && wanted(p) {
 				live |= 1 << j
 				missing--
 			}

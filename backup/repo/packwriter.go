@@ -24,8 +24,8 @@ type Frame struct {
 	Pages []uint32
 }
 
-// page gives the number of the i-th page.
-func (f *Frame) page(i int) uint32 {
+// Page gives the number of the i-th page, of Count.
+func (f *Frame) Page(i int) uint32 {
 	if f.Pages != nil {
 		return f.Pages[i]
 	}
@@ -33,7 +33,7 @@ func (f *Frame) page(i int) uint32 {
 }
 
 // last gives the number of the last page.
-func (f *Frame) last() uint32 { return f.page(int(f.Count) - 1) }
+func (f *Frame) last() uint32 { return f.Page(int(f.Count) - 1) }
 
 // PackWriter compresses frames into packs of its own, for one goroutine at a
 // time. Finished packs are put in the background; a failed put is reported by
@@ -105,35 +105,51 @@ func (p *PackWriter) WriteBundle(ctx context.Context, members []Member) (Frame, 
 
 // write adds a frame to the current pack; h holds what the caller knows.
 func (p *PackWriter) write(ctx context.Context, h *frameHeader, ext, raw []byte) (Place, error) {
-	if err := p.w.usable(ctx); err != nil {
+	if err := p.accept(ctx, h, ext, raw); err != nil {
 		return Place{}, err
 	}
-	if p.closed {
-		return Place{}, errors.New("write frame: pack writer is closed")
-	}
-	if err := p.begin(); err != nil {
-		return Place{}, err
-	}
-	h.raw, h.stored, h.tag, h.digest = uint32(len(raw)), 0, p.tag, DigestOf(raw)
-	// The reader's own rules, so that nothing is written that it refuses.
-	if len(raw) > maxMapFrame {
-		return Place{}, fmt.Errorf("write %s of %d bytes: too large", h.kind, len(raw))
-	}
-	if err := errors.Join(h.checkCounts(), h.checkContent(ext, p.w.blockSize)); err != nil {
-		return Place{}, fmt.Errorf("write %s of file %d: %w", h.kind, h.file, asUsage(err))
-	}
-
 	start := len(p.buf)
 	head := start + frameHead + len(ext)
 	p.buf = slices.Grow(p.buf, frameHead+len(ext)+p.c.bound(len(raw)))
-	p.buf = append(p.buf[:start+frameHead], ext...)
 	// out lies at the end of buf: the room was made above.
 	out, codec, err := compressTo(p.c, p.buf[head:head], raw, p.w.repo.codec(), p.w.repo.opts.Level)
 	if err != nil {
 		return Place{}, p.w.fail(fmt.Errorf("write %s of file %d: %w", h.kind, h.file, err))
 	}
-	p.buf = append(p.buf[:head], out...)
 	h.codec, h.stored, h.sum = codec, uint32(len(out)), checksum(out)
+	return p.add(ctx, h, ext, out, raw)
+}
+
+// accept fills in what follows from a frame's content and pack, and refuses what
+// a reader would.
+func (p *PackWriter) accept(ctx context.Context, h *frameHeader, ext, raw []byte) error {
+	if err := p.w.usable(ctx); err != nil {
+		return err
+	}
+	if p.closed {
+		return errors.New("write frame: pack writer is closed")
+	}
+	if err := p.begin(); err != nil {
+		return err
+	}
+	h.raw, h.stored, h.tag, h.digest = uint32(len(raw)), 0, p.tag, DigestOf(raw)
+	if len(raw) > maxMapFrame {
+		return fmt.Errorf("write %s of %d bytes: too large", h.kind, len(raw))
+	}
+	if err := errors.Join(h.checkCounts(), h.checkContent(ext, p.w.blockSize)); err != nil {
+		return fmt.Errorf("write %s of file %d: %w", h.kind, h.file, asUsage(err))
+	}
+	return nil
+}
+
+// add appends a frame whose header is complete; the payload may lie where it
+// belongs already.
+func (p *PackWriter) add(ctx context.Context, h *frameHeader, ext, payload, raw []byte) (Place, error) {
+	start := len(p.buf)
+	head := start + frameHead + len(ext)
+	p.buf = slices.Grow(p.buf, frameHead+len(ext)+len(payload))
+	p.buf = append(p.buf[:start+frameHead], ext...)
+	p.buf = append(p.buf, payload...)
 	h.put(p.buf[start:])
 	p.index = append(p.index, p.buf[start:head]...)
 	p.index = appendHashes(p.index, h, ext, raw, p.w.blockSize)

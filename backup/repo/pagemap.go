@@ -63,7 +63,7 @@ func (m PageMap) Overlay(id BackupID, pages uint32, frames []Frame) (PageMap, er
 	covered := 0
 	for i := range frames {
 		for j := range int(frames[i].Count) {
-			if p := frames[i].page(j); p < pages {
+			if p := frames[i].Page(j); p < pages {
 				if column[p] == none {
 					covered++
 				}
@@ -132,7 +132,7 @@ func (m *PageMap) covered(generation int, frames []Frame) error {
 	}
 	for i := range frames {
 		for j := range int(frames[i].Count) {
-			if p := frames[i].page(j); p < m.Pages && m.Generation(p) == generation {
+			if p := frames[i].Page(j); p < m.Pages && m.Generation(p) == generation {
 				want--
 			}
 		}
