@@ -14,7 +14,7 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/pgtender/pgtender/internal/servertest"
 )
 
 // Node is one member of the cluster: a Patroni and its PostgreSQL.
@@ -103,26 +103,16 @@ func (n *Node) Processes() []int {
 
 // Postmaster is the process id of the node's PostgreSQL, 0 if it does not run.
 func (n *Node) Postmaster() int {
-	pid, _ := n.postmasterFile()
-	if pid == 0 || n.process == nil || !n.process.has(pid) {
+	content, err := os.ReadFile(filepath.Join(n.DataDir, "postmaster.pid"))
+	if err != nil {
+		return 0
+	}
+	first, _, _ := strings.Cut(string(content), "\n")
+	pid, err := strconv.Atoi(strings.TrimSpace(first))
+	if err != nil || n.process == nil || !n.process.has(pid) {
 		return 0
 	}
 	return pid
-}
-
-// postmasterFile reads postmaster.pid: the process id in the first line, the key
-// and id of the System V shared memory segment in the seventh (pidfile.h).
-func (n *Node) postmasterFile() (pid int, segment [2]int) {
-	content, err := os.ReadFile(filepath.Join(n.DataDir, "postmaster.pid"))
-	if err != nil {
-		return 0, segment
-	}
-	lines := strings.Split(string(content), "\n")
-	pid, _ = strconv.Atoi(strings.TrimSpace(lines[0]))
-	if len(lines) > 6 {
-		fmt.Sscan(lines[6], &segment[0], &segment[1])
-	}
-	return pid, segment
 }
 
 // discard ends the node for good. PostgreSQL gets an immediate shutdown first,
@@ -145,20 +135,9 @@ func (n *Node) discard() {
 			return nil
 		})
 	}
-	_, segment := n.postmasterFile()
+	memory := servertest.SharedMemoryOf(n.DataDir)
 	n.process.kill()
-	if segment[1] != 0 {
-		removeSegment(segment[0], segment[1])
-	}
-}
-
-// removeSegment removes a shared memory segment if it still is the one that was
-// noted down and nobody uses it.
-func removeSegment(key, id int) {
-	var info unix.SysvShmDesc
-	if _, err := unix.SysvShmCtl(id, unix.IPC_STAT, &info); err == nil && int(info.Perm.Key) == key && info.Nattch == 0 {
-		unix.SysvShmCtl(id, unix.IPC_RMID, nil)
-	}
+	memory.Remove()
 }
 
 // Wipe removes the data directory, but nothing that links in it lead to. The node

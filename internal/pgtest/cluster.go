@@ -104,7 +104,7 @@ func newCluster(t testing.TB, o Options, dataDir string) *Cluster {
 	c.config["port"] = strconv.Itoa(c.Port)
 	c.config["unix_socket_directories"] = dir
 	t.Cleanup(func() {
-		c.kill()
+		c.discard()
 		if t.Failed() {
 			t.Logf("log of PostgreSQL %d in %s:\n%s", c.Major, c.DataDir, tail(c.Log(), 50))
 		}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/pgtender/pgtender/internal/pg/server"
+	"github.com/pgtender/pgtender/internal/servertest"
 )
 
 // patience is how long a server may take for anything.
@@ -179,6 +180,22 @@ func (c *Cluster) Crash(t testing.TB) {
 		t.Fatalf("the server in %s does not run", c.DataDir)
 	}
 	c.kill()
+}
+
+// discard ends the server for good. It gets an immediate shutdown first, which
+// releases its shared memory; what a killed server left is removed.
+func (c *Cluster) discard() {
+	memory := servertest.SharedMemoryOf(c.DataDir)
+	if c.Running() {
+		c.proc.cmd.Process.Signal(syscall.SIGQUIT)
+		c.proc.cmd.Process.Signal(syscall.SIGCONT)
+		select {
+		case <-c.proc.done:
+		case <-time.After(10 * time.Second): // it is killed next
+		}
+	}
+	c.kill()
+	memory.Remove()
 }
 
 func (c *Cluster) kill() {
