@@ -123,15 +123,8 @@ func content(t *testing.T, r *repo.Repo, id repo.BackupID) map[string][]byte {
 		}
 		all = append(all, w)
 	}
-	seq := func(yield func(repo.Want, error) bool) {
-		for _, w := range all {
-			if !yield(w, nil) {
-				return
-			}
-		}
-	}
 	var mu sync.Mutex
-	err = m.Fetch(t.Context(), m.Locate(t.Context(), seq), repo.FetchOptions{}, func(_ context.Context, rd repo.Read, raw []byte) error {
+	err = m.Fetch(t.Context(), m.Locate(t.Context(), repo.Values(all)), repo.FetchOptions{}, func(_ context.Context, rd repo.Read, raw []byte) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if rd.Kind == repo.FrameBundle {

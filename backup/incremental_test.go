@@ -38,7 +38,7 @@ func auditKept(t *testing.T, m *repo.Manifest, since pg.LSN) (int, error) {
 		names = append(names, e.Path)
 	}
 	var kept atomic.Int64
-	err := m.Fetch(t.Context(), m.Locate(t.Context(), values(wants)), repo.FetchOptions{}, func(_ context.Context, r repo.Read, raw []byte) error {
+	err := m.Fetch(t.Context(), m.Locate(t.Context(), repo.Values(wants)), repo.FetchOptions{}, func(_ context.Context, r repo.Read, raw []byte) error {
 		if r.Backup == m.ID() {
 			return nil
 		}

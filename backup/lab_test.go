@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -244,7 +243,7 @@ func extract(ctx context.Context, m *repo.Manifest, dir string) error {
 }
 
 func fetch(ctx context.Context, m *repo.Manifest, wants []repo.Want, files []*os.File) error {
-	return m.Fetch(ctx, m.Locate(ctx, values(wants)), repo.FetchOptions{}, func(_ context.Context, rd repo.Read, raw []byte) error {
+	return m.Fetch(ctx, m.Locate(ctx, repo.Values(wants)), repo.FetchOptions{}, func(_ context.Context, rd repo.Read, raw []byte) error {
 		if rd.Kind == repo.FrameBundle {
 			_, err := files[rd.Tag].WriteAt(raw, 0)
 			return err
@@ -256,16 +255,6 @@ func fetch(ctx context.Context, m *repo.Manifest, wants []repo.Want, files []*os
 		}
 		return nil
 	})
-}
-
-func values[T any](list []T) iter.Seq2[T, error] {
-	return func(yield func(T, error) bool) {
-		for _, v := range list {
-			if !yield(v, nil) {
-				return
-			}
-		}
-	}
 }
 
 // remapTablespaces makes tablespace_map lead to where extract put them.

@@ -32,7 +32,7 @@ func store(t *testing.T, r *repo.Repo, id repo.BackupID, pending bool) {
 	if pending {
 		put = w.Suspend
 	}
-	if _, err := put(t.Context(), repo.Contents{Backup: repotest.Backup(id), Entries: values[repo.Entry](nil)}); err != nil {
+	if _, err := put(t.Context(), repo.Contents{Backup: repotest.Backup(id), Entries: repo.Values[repo.Entry](nil)}); err != nil {
 		t.Fatal(err)
 	}
 }

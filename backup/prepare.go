@@ -25,7 +25,7 @@ func (t *run) alone(ctx context.Context) error {
 		return err
 	}
 	rival, dead := judgeMarkers(marked, t.id, t.Grace, func(m repo.Running) bool {
-		return m.Host == t.Host && m.Member == t.Member && unix.Kill(m.PID, 0) == unix.ESRCH
+		return deadHere(m, t.Host, t.Member, processGone)
 	})
 	for _, id := range dead {
 		// Other hosts would wait for it to grow old.
@@ -40,6 +40,15 @@ func (t *run) alone(ctx context.Context) error {
 	}
 	return rival
 }
+
+// deadHere reports whether a marker is of a member on this host, and of a process
+// that is gone.
+func deadHere(m repo.Running, host, member string, gone func(pid int) bool) bool {
+	return m.Host == host && m.Member == member && gone(m.PID)
+}
+
+// processGone reports whether a process of this host has ended.
+func processGone(pid int) bool { return unix.Kill(pid, 0) == unix.ESRCH }
 
 // judgeMarkers finds, in a listing that holds our own marker, the backup that
 // runs beside ours, as an error, and those whose process is known to be gone.

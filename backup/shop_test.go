@@ -192,7 +192,7 @@ func (s *shop) copy(ctx context.Context, id, parent repo.BackupID, changed []uin
 	if err != nil {
 		return err
 	}
-	c := repo.Contents{Backup: s.describe(id, parent), Entries: values([]repo.Entry{
+	c := repo.Contents{Backup: s.describe(id, parent), Entries: repo.Values([]repo.Entry{
 		{Path: "base", Dir: true, Mode: 0o700, Modified: id.Time()},
 		{File: 1, Path: "base/1259", Mode: 0o600, Modified: id.Time(), Size: shopPages * shopBlock, Map: &ref},
 		{File: 2, Path: "note", Mode: 0o600, Modified: id.Time(), Size: int64(len(s.note)), Digest: repo.DigestOf(s.note), Bundle: &repo.BundleRef{Place: bundle.Place}},
@@ -264,7 +264,7 @@ func (s *shop) fetch(ctx context.Context, m *repo.Manifest) ([]byte, error) {
 			wants = append(wants, repo.Want{Entry: e})
 		}
 	}
-	err := m.Fetch(ctx, m.Locate(ctx, values(wants)), repo.FetchOptions{Workers: 1}, func(_ context.Context, rd repo.Read, raw []byte) error {
+	err := m.Fetch(ctx, m.Locate(ctx, repo.Values(wants)), repo.FetchOptions{Workers: 1}, func(_ context.Context, rd repo.Read, raw []byte) error {
 		for first, b := range rd.Runs(raw, shopBlock) {
 			copy(out[first*shopBlock:], b)
 		}

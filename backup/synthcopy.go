@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"iter"
 	"math/bits"
 	"slices"
 	"sync"
@@ -32,7 +31,7 @@ func (w *synthWorker) copyLarge(ctx context.Context, e *repo.Entry) error {
 	c.adopt()
 	from := c.out.page
 	want := repo.Want{Entry: *e, Pages: func(p uint32) bool { return p >= from }}
-	for r, err := range w.m.Locate(ctx, values([]repo.Want{want})) {
+	for r, err := range w.m.Locate(ctx, repo.Values([]repo.Want{want})) {
 		if err != nil {
 			return err
 		}
@@ -133,7 +132,7 @@ func (c *synthFile) gather(ctx context.Context, part []byte) error {
 			delete(c.ahead, page)
 		}
 	}
-	err := c.m.Fetch(ctx, values(c.reads), repo.FetchOptions{Workers: 2}, func(_ context.Context, r repo.Read, raw []byte) error {
+	err := c.m.Fetch(ctx, repo.Values(c.reads), repo.FetchOptions{Workers: 2}, func(_ context.Context, r repo.Read, raw []byte) error {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		for first, b := range r.Runs(raw, c.block) {
@@ -239,14 +238,4 @@ func (w *synthWorker) copySmall(ctx context.Context, batch []*repo.Entry) error 
 	}
 	w.progress(int64(total))
 	return nil
-}
-
-func values[T any](list []T) iter.Seq2[T, error] {
-	return func(yield func(T, error) bool) {
-		for _, v := range list {
-			if !yield(v, nil) {
-				return
-			}
-		}
-	}
 }

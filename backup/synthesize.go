@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"github.com/pgtender/pgtender/backup/repo"
 )
@@ -36,7 +35,7 @@ type SynthesizeOptions struct {
 	Progress func(Progress)
 
 	// For tests.
-	gone     func(pid int) bool // whether a process of this host has ended
+	gone     func(pid int) bool // nil means processGone
 	packSize int                // bytes; 0 means what fits into memory
 }
 
@@ -59,7 +58,7 @@ func (o SynthesizeOptions) withDefaults() (SynthesizeOptions, error) {
 		o.Progress = func(Progress) {}
 	}
 	if o.gone == nil {
-		o.gone = func(pid int) bool { return unix.Kill(pid, 0) == unix.ESRCH }
+		o.gone = processGone
 	}
 	return o, nil
 }
@@ -119,7 +118,7 @@ func (o SynthesizeOptions) begin(ctx context.Context, of repo.BackupID, started 
 func (o SynthesizeOptions) unfinished(marked []repo.Marked[repo.Running], of repo.BackupID) (id repo.BackupID) {
 	for _, m := range marked {
 		r := m.Marker
-		if m.Err == nil && r.Stage == string(repo.Synthetic) && r.Parent == of && r.Host == o.Host && r.Member == o.Member && o.gone(r.PID) {
+		if m.Err == nil && r.Stage == string(repo.Synthetic) && r.Parent == of && deadHere(r, o.Host, o.Member, o.gone) {
 			id = max(id, m.ID)
 		}
 	}

@@ -224,7 +224,7 @@ func (v *verifier) fresh(m *repo.Manifest, e *repo.Entry) bool {
 // readWhole reads one file that has a page map into memory.
 func readWhole(ctx context.Context, m *repo.Manifest, e repo.Entry) ([]byte, error) {
 	out := make([]byte, e.Size)
-	one := func(yield func(repo.Want, error) bool) { yield(repo.Want{Entry: e}, nil) }
+	one := repo.Values([]repo.Want{{Entry: e}})
 	err := m.Fetch(ctx, m.Locate(ctx, one), repo.FetchOptions{Workers: 1}, func(_ context.Context, r repo.Read, raw []byte) error {
 		for first, b := range r.Runs(raw, m.Backup.BlockSize) {
 			copy(out[int64(first)*int64(m.Backup.BlockSize):], b)

@@ -25,8 +25,8 @@ const (
 	alignment = 4096
 	// openChunks is how many chunks may be gathered beside those of each worker:
 	// pages that many backups have stored come together within a window of the
-	// fetch (repo.FetchOptions), and the one after it begins before it ends.
-	openChunks = 2 * (32 << 20) / chunkSize
+	// fetch, and the one after it begins before it ends.
+	openChunks = 2 * repo.FetchWindow / chunkSize
 	// reserveFrom is the size from which a file's blocks are asked for at once.
 	reserveFrom = 1 << 20
 )

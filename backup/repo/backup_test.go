@@ -138,7 +138,7 @@ func TestOnlyLivePagesAreFetched(t *testing.T) {
 	entry := onlyEntry(t, m)
 
 	reads := map[repo.BackupID]int{}
-	for rd, err := range m.Locate(ctx, values([]repo.Want{{Entry: entry}})) {
+	for rd, err := range m.Locate(ctx, repo.Values([]repo.Want{{Entry: entry}})) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -152,7 +152,7 @@ func TestOnlyLivePagesAreFetched(t *testing.T) {
 	wanted := func(p uint32) bool { return p == 5 || p == 500 || p == 511 }
 	got := map[uint32]bool{}
 	count.gets, count.bytes = 0, 0
-	err = m.Fetch(ctx, m.Locate(ctx, values([]repo.Want{{Entry: entry, Pages: wanted}})), repo.FetchOptions{Workers: 1, Gap: -1}, func(_ context.Context, rd repo.Read, raw []byte) error {
+	err = m.Fetch(ctx, m.Locate(ctx, repo.Values([]repo.Want{{Entry: entry, Pages: wanted}})), repo.FetchOptions{Workers: 1, Gap: -1}, func(_ context.Context, rd repo.Read, raw []byte) error {
 		for first, b := range rd.Runs(raw, bs) {
 			for i := range len(b) / bs {
 				got[first+uint32(i)] = true
@@ -303,7 +303,7 @@ func TestAListingReadsTheBeginningOnlyAndKeepsWhatIsDamaged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Commit(ctx, repo.Contents{Backup: big, Entries: values[repo.Entry](nil)}); err != nil {
+	if _, err := w.Commit(ctx, repo.Contents{Backup: big, Entries: repo.Values[repo.Entry](nil)}); err != nil {
 		t.Fatal(err)
 	}
 	w.Close()
@@ -349,7 +349,7 @@ func put(t testing.TB, s storage.Store, key string, b []byte) {
 
 func TestCommitRefuses(t *testing.T) {
 	good := func(w *repo.Writer, e repo.Entry) repo.Contents {
-		return repo.Contents{Backup: repotest.Backup(w.ID()), Entries: values([]repo.Entry{e})}
+		return repo.Contents{Backup: repotest.Backup(w.ID()), Entries: repo.Values([]repo.Entry{e})}
 	}
 	other := repotest.ID(99)
 	tests := map[string]struct {
@@ -404,13 +404,13 @@ func TestCommitRefuses(t *testing.T) {
 		"entries out of order": {func(w *repo.Writer, e repo.Entry) repo.Contents {
 			c, f := good(w, e), e
 			f.File++
-			c.Entries = values([]repo.Entry{e, f})
+			c.Entries = repo.Values([]repo.Entry{e, f})
 			return c
 		}, "follows"},
 		"a file number given twice": {func(w *repo.Writer, e repo.Entry) repo.Contents {
 			c, f := good(w, e), e
 			f.Path += "2"
-			c.Entries = values([]repo.Entry{e, f})
+			c.Entries = repo.Values([]repo.Entry{e, f})
 			return c
 		}, "is taken"},
 		"a path out of the directory": {func(w *repo.Writer, e repo.Entry) repo.Contents {
@@ -597,7 +597,7 @@ func TestTheLargestFrames(t *testing.T) {
 			b := repotest.Backup(w.ID())
 			b.BlockSize = test.blockSize
 			e := repo.Entry{File: 1, Path: "base/1/1", Size: int64(len(want)), Map: &ref}
-			if _, err := w.Commit(ctx, repo.Contents{Backup: b, Entries: values([]repo.Entry{e})}); err != nil {
+			if _, err := w.Commit(ctx, repo.Contents{Backup: b, Entries: repo.Values([]repo.Entry{e})}); err != nil {
 				t.Fatal(err)
 			}
 			m, err := r.OpenManifest(ctx, w.ID())
@@ -607,7 +607,7 @@ func TestTheLargestFrames(t *testing.T) {
 			last := uint32(test.pages - 1)
 			for name, wanted := range map[string]func(uint32) bool{"all": nil, "the last page": func(p uint32) bool { return p == last }} {
 				got := make([]byte, len(want))
-				err := m.Fetch(ctx, m.Locate(ctx, values([]repo.Want{{Entry: e, Pages: wanted}})), repo.FetchOptions{}, func(_ context.Context, rd repo.Read, raw []byte) error {
+				err := m.Fetch(ctx, m.Locate(ctx, repo.Values([]repo.Want{{Entry: e, Pages: wanted}})), repo.FetchOptions{}, func(_ context.Context, rd repo.Read, raw []byte) error {
 					for first, b := range rd.Runs(raw, test.blockSize) {
 						copy(got[int(first)*test.blockSize:], b)
 					}

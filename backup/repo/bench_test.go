@@ -126,7 +126,7 @@ func BenchmarkFetch(b *testing.B) {
 			b.ReportAllocs()
 			cpu := cpuTime(b)
 			for b.Loop() {
-				err := m.Fetch(b.Context(), m.Locate(b.Context(), values(wants)), repo.FetchOptions{Workers: workers}, func(context.Context, repo.Read, []byte) error { return nil })
+				err := m.Fetch(b.Context(), m.Locate(b.Context(), repo.Values(wants)), repo.FetchOptions{Workers: workers}, func(context.Context, repo.Read, []byte) error { return nil })
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 
 	"github.com/pgtender/pgtender/backup/storage"
 )
@@ -120,7 +119,7 @@ func (m *Manifest) checkBatch(ctx context.Context, batch []Want) error {
 		}
 	}
 	// One worker: the states need no lock.
-	err := m.Fetch(ctx, m.Locate(ctx, values(batch)), FetchOptions{Workers: 1}, func(_ context.Context, r Read, raw []byte) error {
+	err := m.Fetch(ctx, m.Locate(ctx, Values(batch)), FetchOptions{Workers: 1}, func(_ context.Context, r Read, raw []byte) error {
 		f := &files[r.Tag]
 		if r.Kind == FrameBundle {
 			f.pages--
@@ -148,15 +147,4 @@ func (m *Manifest) checkBatch(ctx context.Context, batch []Want) error {
 		}
 	}
 	return nil
-}
-
-// values is a sequence of values without errors.
-func values[T any](list []T) iter.Seq2[T, error] {
-	return func(yield func(T, error) bool) {
-		for _, v := range list {
-			if !yield(v, nil) {
-				return
-			}
-		}
-	}
 }

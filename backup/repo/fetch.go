@@ -37,9 +37,12 @@ type FetchOptions struct {
 	Range   int // most bytes of one request; 0 means 8 MiB
 	// Reads are sorted and merged as far as they are for so many bytes of
 	// content that follow one another, so that what is to lie together comes
-	// together although many backups have stored it; 0 means 32 MiB.
+	// together although many backups have stored it; 0 means FetchWindow.
 	Window int
 }
+
+// FetchWindow is the window of a fetch that names none, in bytes.
+const FetchWindow = 32 << 20
 
 // windowReads is how many reads are sorted together at most, however small.
 const windowReads = 16384
@@ -48,7 +51,7 @@ func (o FetchOptions) filled() FetchOptions {
 	o.Workers = cmp.Or(max(o.Workers, 0), 4)
 	o.Gap = cmp.Or(o.Gap, 64<<10)
 	o.Range = cmp.Or(max(o.Range, 0), 8<<20)
-	o.Window = cmp.Or(max(o.Window, 0), 32<<20)
+	o.Window = cmp.Or(max(o.Window, 0), FetchWindow)
 	return o
 }
 

@@ -85,7 +85,7 @@ func writeFull(ctx context.Context, r *repo.Repo, id repo.BackupID, t tree, opts
 	if err != nil {
 		return written{}, err
 	}
-	b, err := w.Commit(ctx, repo.Contents{Backup: repotest.Backup(id), Entries: values(entries)})
+	b, err := w.Commit(ctx, repo.Contents{Backup: repotest.Backup(id), Entries: repo.Values(entries)})
 	return written{b, entries}, err
 }
 
@@ -251,7 +251,7 @@ func writeIncremental(ctx context.Context, r *repo.Repo, id repo.BackupID, paren
 	slices.SortFunc(entries, func(a, b repo.Entry) int { return strings.Compare(a.Path, b.Path) })
 	b := repotest.Backup(id)
 	b.Kind, b.Parent = repo.Incremental, parent
-	b, err = w.Commit(ctx, repo.Contents{Backup: b, Generations: m.Generations, Packs: m.Packs, Entries: values(entries)})
+	b, err = w.Commit(ctx, repo.Contents{Backup: b, Generations: m.Generations, Packs: m.Packs, Entries: repo.Values(entries)})
 	return written{b, entries}, err
 }
 
@@ -306,7 +306,7 @@ func readBack(ctx context.Context, r *repo.Repo, id repo.BackupID) (tree, error)
 		content = append(content, data)
 	}
 	var mu sync.Mutex
-	err = m.Fetch(ctx, m.Locate(ctx, values(wants)), repo.FetchOptions{}, func(_ context.Context, rd repo.Read, raw []byte) error {
+	err = m.Fetch(ctx, m.Locate(ctx, repo.Values(wants)), repo.FetchOptions{}, func(_ context.Context, rd repo.Read, raw []byte) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if rd.Kind == repo.FrameBundle {
@@ -319,16 +319,6 @@ func readBack(ctx context.Context, r *repo.Repo, id repo.BackupID) (tree, error)
 		return nil
 	})
 	return out, err
-}
-
-func values[T any](list []T) iter.Seq2[T, error] {
-	return func(yield func(T, error) bool) {
-		for _, v := range list {
-			if !yield(v, nil) {
-				return
-			}
-		}
-	}
 }
 
 func sameTree(t testing.TB, got, want tree) {

@@ -26,7 +26,7 @@ func suspended(t *testing.T, r *repo.Repo, id repo.BackupID, content tree) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Suspend(t.Context(), repo.Contents{Backup: repotest.Backup(id), Entries: values(entries)}); err != nil {
+	if _, err := w.Suspend(t.Context(), repo.Contents{Backup: repotest.Backup(id), Entries: repo.Values(entries)}); err != nil {
 		t.Fatal(err)
 	}
 }

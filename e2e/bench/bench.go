@@ -60,10 +60,10 @@ func bench(ctx context.Context, o options, note io.Writer) (report *Report, err 
 	}
 	for round := range o.runs {
 		for _, kind := range comebacks {
+			if !o.does(kind.job) {
+				continue
+			}
 			for i := range tools {
-				if !o.does(kind.job) {
-					break
-				}
 				if err := c.comeBack(ctx, round, tools[(i+round)%len(tools)], kind); err != nil {
 					return nil, err
 				}

@@ -101,7 +101,11 @@ const ours = "pgtender"
 // summarize fills in Summary from Runs.
 func (r *Report) summarize() {
 	r.Summary = nil
-	for _, job := range []string{"backup", "restore", "incremental", "push", "push again", "backlog", farBacklog, "recovery", comebacks[0].name, comebacks[1].name, comebacks[2].name, comebacks[3].name} {
+	jobs := []string{"backup", "restore", "incremental", "push", "push again", "backlog", farBacklog, "recovery"}
+	for _, k := range comebacks {
+		jobs = append(jobs, k.name)
+	}
+	for _, job := range jobs {
 		our := r.figures(ours, job)
 		for _, tool := range r.order {
 			runs := r.figures(tool, job)
