@@ -55,6 +55,7 @@ func (r *runner) converge(ctx context.Context) (*delta, error) {
 		r.state.Purpose, r.state.Target = r.plan.Purpose, r.plan.Target
 		err = r.state.write(r.dir())
 	case err == nil && s.Rung.inPlace() && r.plan.Choice == ByHashes, errors.Is(err, fs.ErrNotExist):
+		r.state = s // if another way was begun
 		if err = r.checkBound(ctx); err == nil {
 			err = r.audit(ctx)
 		}
@@ -147,6 +148,7 @@ func (r *runner) beginConverging(ctx context.Context) error {
 		Purpose: r.plan.Purpose, Target: r.plan.Target, Scope: r.opts.Repo.Cluster().Scope,
 		SystemID: r.plan.Backup.SystemID, Backup: r.plan.Backup.ID, Places: r.plan.Places,
 		Old: slices.Clone(r.plan.Dir.Old), Lower: r.plan.Lower, Changes: digest, OldControl: r.plan.Dir.control,
+		Followed: r.state.Followed || r.plan.Local.followed(),
 	}
 	if l := r.plan.Local; l != nil {
 		r.state.Redo, r.state.Fork = l.Redo, l.Fork

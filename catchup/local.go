@@ -115,6 +115,12 @@ func (l *LocalFacts) fill() {
 	l.HintsLogged = c.Checksums() || c.WALLogHints
 }
 
+// followed reports whether the directory is that of a standby on the leader's
+// history; not if nothing is known about it.
+func (l *LocalFacts) followed() bool {
+	return l != nil && l.Unknown == "" && !l.Diverged && l.Standby
+}
+
 // lineage finds the history of the directory's timeline: a server keeps it in
 // pg_wal.
 func (l *LocalFacts) lineage(ctx context.Context, r *repo.Repo, dir string) error {

@@ -24,7 +24,7 @@ func (r *runner) clear(ctx context.Context) error {
 		s = state{
 			Version: stateVersion, ID: "-", Phase: phaseReplacing, Purpose: r.plan.Purpose, Target: r.plan.Target,
 			Scope: r.opts.Repo.Cluster().Scope, SystemID: r.plan.Backup.SystemID, Backup: r.plan.Backup.ID,
-			Old: append(slices.Clone(d.Old), r.state.Places...),
+			Old: append(slices.Clone(d.Old), r.state.Places...), Followed: r.state.Followed || r.plan.Local.followed(),
 		}
 		// From here on the directory is an unfinished one, and after the next
 		// step no server starts there.
@@ -32,14 +32,21 @@ func (r *runner) clear(ctx context.Context) error {
 			return fmt.Errorf("write state: %w", err)
 		}
 		r.state = s
+		r.step("state")
 	}
 	if err := r.park(); err != nil {
 		return err
 	}
+	r.step("parked")
 	if err := r.saveWAL(ctx); err != nil {
 		return err
 	}
-	return r.remove(ctx)
+	r.step("saved")
+	if err := r.remove(ctx); err != nil {
+		return err
+	}
+	r.step("removed")
+	return nil
 }
 
 func (r *runner) clearWork() error {

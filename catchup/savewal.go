@@ -46,13 +46,13 @@ func (r *runner) saveWAL(ctx context.Context) error {
 }
 
 // leaderHas reports whether a segment that was being written is the leader's too:
-// on its timeline, and not past what it has.
+// on its timeline, and not past what it has. It goes by the state, since a run that
+// goes on cannot tell whose WAL it is any more.
 func (r *runner) leaderHas(name string) bool {
-	size := r.plan.Backup.SegmentSize
-	l := r.plan.Local
-	if l == nil || l.Unknown != "" || l.Diverged || !l.Standby {
+	if !r.state.Followed {
 		return false
 	}
+	size := r.plan.Backup.SegmentSize
 	seg, err := pg.ParseSegment(name, size)
 	return err == nil && archive.Serves(r.plan.Lineage.History, size, seg) && size.Start(seg.Number) <= r.plan.flushed
 }

@@ -49,6 +49,10 @@ type state struct {
 	Fork       pg.LSN      `json:"fork,omitzero"`        // where its history left the leader's
 	Changes    repo.Digest `json:"changes,omitzero"`     // of the file of this name
 	OldControl repo.Digest `json:"old_control,omitzero"` // of the pg_control that is parked
+
+	// Followed says that the old data, converged or replaced, was that of a standby
+	// on the leader's history: the segment it was receiving is the leader's.
+	Followed bool `json:"followed,omitzero"`
 }
 
 const stateVersion = 1

@@ -1,11 +1,8 @@
 package catchup_test
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -25,20 +22,44 @@ import (
 	"github.com/pgtender/pgtender/internal/finding"
 	"github.com/pgtender/pgtender/internal/pg"
 	"github.com/pgtender/pgtender/internal/pgtest"
-	"github.com/pgtender/pgtender/internal/soak"
 )
 
 // copied gives the same cluster with a copy of the member's directory, so that
-// one failover serves many tests. A copy has no tablespaces.
+// one failover serves many tests. What tablespaces have lies beside the copy.
 func (x *branched) copied(t testing.TB) *branched {
 	t.Helper()
-	dir := filepath.Join(pgtest.Dir(t), "data")
-	if out, err := exec.Command("cp", "-a", x.old.DataDir, dir).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	base := pgtest.Dir(t)
+	dir := filepath.Join(base, "data")
+	clone(t, x.old.DataDir, dir)
+	links, err := filepath.Glob(filepath.Join(dir, "pg_tblspc", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, link := range links {
+		from, err := os.Readlink(link)
+		to := filepath.Join(base, "space-"+filepath.Base(link))
+		if err == nil {
+			clone(t, from, to)
+			err = os.Remove(link)
+		}
+		if err == nil {
+			err = os.Symlink(to, link)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 	y := *x
 	y.old = pgtest.Adopt(t, dir, pgtest.Options{Major: x.major, Config: map[string]string{"archive_mode": "off"}})
 	return &y
+}
+
+// clone copies a tree with all that belongs to its files.
+func clone(t testing.TB, from, to string) {
+	t.Helper()
+	if out, err := exec.Command("cp", "-a", from, to).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
 }
 
 // damage changes one byte of a file of the member's.
@@ -261,78 +282,11 @@ func (m *mortal) Get(ctx context.Context, key string, off, length int64) (io.Rea
 	return m.Store.Get(ctx, key, off, length)
 }
 
-// steps are those of a run by block maps, in order.
-var steps = []string{"changes", "state", "parked", "saved", "pruned", "marked", "file", "fetched", "WAL", "finished", "given", "committing", "committed", "cleaned"}
-
-// killed kills a run at each of its steps, and compares what the next one makes
-// with what an undisturbed one does.
-func (x *branched) killed(t *testing.T) {
-	for _, rung := range []catchup.RungName{catchup.ByMaps, catchup.ByHashes} {
-		if rung == catchup.ByHashes && !soak.Wanted() {
-			continue
-		}
-		undisturbed := x.copied(t)
-		if err := undisturbed.childRun(t, rung, "", 0); err != nil {
-			t.Fatal(err)
-		}
-		want := tree(t, child{Dir: undisturbed.old.DataDir})
-		for i, step := range steps {
-			// They are the same steps.
-			if some := map[bool]string{true: "state pruned file finished", false: ""}[rung == catchup.ByMaps]; !soak.Wanted() && !strings.Contains(some, step) {
-				continue
-			}
-			count := 0
-			if step == "file" {
-				count = 20
-			}
-			y := x.copied(t)
-			if err := y.childRun(t, rung, step, count); err == nil {
-				t.Errorf("%s: there is no step %q", rung, step)
-			}
-			_, err := os.Stat(filepath.Join(y.old.DataDir, pg.ControlPath))
-			if early, late := i < 2, i > 11; errors.Is(err, fs.ErrNotExist) == (early || late) {
-				t.Errorf("%s, killed at %q: pg_control: %v", rung, step, err)
-			}
-			again := rung
-			if step == "committed" || step == "cleaned" {
-				again = "" // there is nothing to do
-			}
-			if err := y.childRun(t, again, "", 0); err != nil {
-				t.Errorf("%s, killed at %q: %v", rung, step, err)
-			}
-			if diff := cmp.Diff(want, tree(t, child{Dir: y.old.DataDir})); diff != "" {
-				t.Errorf("%s, killed at %q: %s", rung, step, diff)
-			}
-		}
-	}
-}
-
-// soak reports whether there is time for everything.
-
-// childRun runs a child process, which is killed at a step, and reports whether
-// it came to its end.
-func (x *branched) childRun(t testing.TB, rung catchup.RungName, step string, count int) error {
-	t.Helper()
-	options, err := json.Marshal(child{Dir: x.old.DataDir, Purpose: catchup.Replica, Leader: x.leader(t), Rung: rung, KillAt: step, KillCount: count})
-	if err != nil {
-		t.Fatal(err)
-	}
-	words := append(strings.Fields(x.program), "restore", string(options))
-	cmd := exec.Command(words[0], words[1:]...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	var out bytes.Buffer
-	cmd.Stderr = &out
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("%w: %s", err, out.String())
-	}
-	return nil
-}
-
 // ranMeanwhile starts the server after the state was written and before
 // pg_control was parked: what the state says is not true any more.
 func (x *branched) ranMeanwhile(t *testing.T) {
 	y := x.copied(t)
-	if err := y.childRun(t, catchup.ByMaps, "state", 0); err == nil {
+	if !y.childRun(t, catchup.ByMaps, "state", 0) {
 		t.Fatal("nothing was killed")
 	}
 	f := y.gather(t, y.gatherOptions(t))
