@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pgtender/pgtender/internal/config"
+	"github.com/pgtender/pgtender/internal/finding"
 )
 
 // Output rules: results go to out, everything else to err; messages are lower
@@ -48,12 +49,9 @@ func run(ctx context.Context, args, environ []string, s streams) int {
 	defer a.close()
 	root := a.root()
 	root.SetArgs(args)
-	root.SetIn(s.in)
-	root.SetOut(s.out)
-	root.SetErr(s.err)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && !a.started {
-		err = usageError{err} // cobra's own: unknown command, wrong arguments
+		err = misused(cmd, err) // cobra's own: unknown command, wrong arguments
 	}
 	if cause := context.Cause(ctx); err != nil && cause != nil && ctx.Err() != nil && !errors.Is(err, cause) {
 		err = fmt.Errorf("%w (%w)", err, cause)
@@ -89,11 +87,41 @@ one who pays.
 	f.BoolVar(&a.json, "json", false, "print results as JSON")
 	f.StringVar(&a.logLevel, "log-level", "", "debug, info, warn or error")
 	f.StringVar(&a.logFormat, "log-format", "", "text or json")
+	root.SetIn(a.in)
+	root.SetOut(a.out) // before the completion command is made, which keeps it
+	root.SetErr(a.err)
 	root.AddCommand(a.commands()...)
+	root.InitDefaultCompletionCmd()
 	for _, cmd := range root.Commands() {
+		if cmd.Name() == "completion" {
+			exemplify(cmd)
+		}
 		declareUsage(cmd)
 	}
 	return root
+}
+
+// misused makes the error with which cobra refused cmd's command line a usage
+// error that says what may have been meant, or how the command is used.
+func misused(cmd *cobra.Command, err error) error {
+	hint := fmt.Sprintf("usage: %s; %s --help says more", cmd.UseLine(), cmd.CommandPath())
+	if cmd.HasAvailableSubCommands() {
+		hint = cmd.CommandPath() + " --help lists the commands"
+		cmd.SuggestionsMinimumDistance = 2 // cobra's own default, where it suggests by itself
+		if meant := cmd.SuggestionsFor(cmd.Flags().Arg(0)); cmd.Flags().NArg() > 0 && len(meant) > 0 {
+			hint = fmt.Sprintf("%s %s?", cmd.CommandPath(), strings.Join(meant, ", or "))
+		}
+	}
+	return usageError{finding.WithHint(err, "%s", hint)}
+}
+
+// exemplify gives cobra's completion command, and the one for each shell below
+// it, the example that every command has.
+func exemplify(completion *cobra.Command) {
+	completion.Example = "  pgtender completion bash > /etc/bash_completion.d/pgtender"
+	for _, shell := range completion.Commands() {
+		shell.Example = "  pgtender completion " + shell.Name()
+	}
 }
 
 // declareUsage ends every help text with the exit codes, for cmd and its
@@ -106,8 +134,11 @@ func declareUsage(cmd *cobra.Command) {
 	if cmd.Long == "" {
 		cmd.Long = cmd.Short + "."
 	}
+	if cmd.RunE == nil { // cobra checks the arguments of what can run only
+		cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	}
 	if !strings.Contains(cmd.Long, "Exit status:") {
-		cmd.Long += "\n\n" + exitHelp
+		cmd.Long = strings.TrimSpace(cmd.Long) + "\n\n" + exitHelp
 	}
 	for _, sub := range cmd.Commands() {
 		declareUsage(sub)

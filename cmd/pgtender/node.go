@@ -29,6 +29,7 @@ type node struct {
 	foreign    bool
 	configured string // Cluster without --cluster
 	breaker    breaker
+	file       string // the configuration file that was read, "" if none was
 
 	patroniRead bool
 	patroniConf patroni.Config
@@ -47,7 +48,7 @@ func (a *app) node() (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &node{Config: c, log: log, environ: a.environ, configured: c.Cluster, opened: &opened{}}
+	n := &node{Config: c, log: log, environ: a.environ, configured: c.Cluster, file: a.configRead, opened: &opened{}}
 	if a.repository != "" {
 		n.Repository = a.repository
 	}
@@ -97,7 +98,7 @@ func (n *node) patroni() (patroni.Config, bool, error) {
 		case errors.Is(err, patroni.ErrNoConfig) && (n.DCS.Type != "" || n.Cluster != ""):
 			return patroni.Config{}, false, nil
 		case errors.Is(err, patroni.ErrNoConfig):
-			return patroni.Config{}, false, usageError{finding.WithHint(errors.New("no cluster is configured"),
+			return patroni.Config{}, false, usageError{finding.WithHint(n.unconfigured("no cluster is configured"),
 				"name patroni.yml in the configuration (patroni: /etc/patroni/patroni.yml), or the cluster with --cluster SCOPE")}
 		case err != nil:
 			return patroni.Config{}, false, usageError{err}
@@ -105,6 +106,15 @@ func (n *node) patroni() (patroni.Config, bool, error) {
 		n.patroniConf, n.patroniRead = c, true
 	}
 	return n.patroniConf, true, nil
+}
+
+// unconfigured is the error of a setting that nobody made, which tells where one
+// would have been looked for: a file in another place is the usual reason.
+func (n *node) unconfigured(what string) error {
+	if n.file == "" {
+		return fmt.Errorf("%s (there is no %s)", what, config.DefaultPath)
+	}
+	return fmt.Errorf("%s (in %s)", what, n.file)
 }
 
 // scope gives the cluster's name, Citus group and, if it is configured, the

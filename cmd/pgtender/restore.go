@@ -56,7 +56,7 @@ rung, files, kept_files, bytes, resumed_files, wal_segments, saved, duration_ns;
 	fl.StringVar(&f.dir, "target-dir", "", "the `DIRECTORY` to restore into: empty, or an interrupted restore")
 	fl.StringVar(&f.backup, "backup", "", "restore the backup `ID` instead of the newest that leads to the target")
 	f.target.declare(fl)
-	fl.StringVar(&f.target.action, "target-action", "", "what the server does at the target: pause (default), `promote` or shutdown")
+	fl.StringVar(&f.target.action, "target-action", "", "`ACTION` of the server at the target: pause (default), promote or shutdown")
 	fl.StringArrayVar(&f.tablespaces, "tablespace", nil, "put the tablespace at OLD into NEW, as `OLD=NEW`; may be repeated")
 	fl.StringVar(&f.waldir, "waldir", "", "make pg_wal a link to `DIRECTORY`")
 	fl.BoolVar(&f.plan, "plan", false, "say what would be done and why, and do nothing")

@@ -31,7 +31,7 @@ func (n *node) store(ctx context.Context, create bool) (storage.Store, error) {
 		return n.objects, nil
 	}
 	if n.Repository == "" {
-		return nil, usageError{finding.WithHint(errors.New("no repository is configured"), "set repository in the configuration, or use --repository URL")}
+		return nil, usageError{finding.WithHint(n.unconfigured("no repository is configured"), "set repository in the configuration, or use --repository URL")}
 	}
 	place, err := config.ParseRepository(n.Repository)
 	if err != nil {

@@ -69,8 +69,11 @@ func TestBadInputIsNamed(t *testing.T) {
 		"unknown key with its line":     {content: "repository: file:///a\nrepositry: x\n", want: []string{"[2:1]", "repositry"}},
 		"unknown nested key":            {content: "backup:\n  worker: 3\n", want: []string{"[2:3]", "worker"}},
 		"doubled key":                   {content: "patroni: /a\npatroni: /b\n", want: []string{"[2:1]", "patroni"}},
-		"bad size":                      {content: "backup:\n  max_rate: 5 parsecs\n", want: []string{"5 parsecs", "not a size"}},
-		"bad duration":                  {content: "archive:\n  push_timeout: soon\n", want: []string{"soon", "not a duration"}},
+		"bad size":                      {content: "backup:\n  max_rate: 5 parsecs\n", want: []string{"[2:13]", "max_rate", "5 parsecs", "not a size"}},
+		"bad duration":                  {content: "archive:\n  push_timeout: soon\n", want: []string{"[2:17]", "push_timeout", "soon", "not a duration"}},
+		"bad time of day":               {content: "backup:\n  full_window: midnight\n", want: []string{"[2:16]", "full_window", "not a time of day"}},
+		"a list for a size":             {content: "backup:\n  max_rate: [1MB]\n", want: []string{"[2:", "max_rate"}},
+		"a text for a number":           {content: "backup:\n  workers: many\n", want: []string{"[2:12]", "workers"}},
 		"bad scheme":                    {content: "repository: ftp://x/y\n", want: []string{"repository", "none of file, s3"}},
 		"relative file":                 {content: "repository: file://srv/x\n", want: []string{"file:///absolute/directory"}},
 		"root directory":                {content: "repository: file:///\n", want: []string{"file:///absolute/directory"}},
@@ -113,6 +116,24 @@ func FuzzBytes(f *testing.F) {
 			t.Errorf("%q: %d, again %d, %v", s, a, b, err)
 		}
 	})
+}
+
+func TestSizesAndTimesInTheFile(t *testing.T) {
+	got, _, err := config.Read(write(t, "backup:\n  max_rate: &rate '50 MB'\n  max_lag: 1048576\n  synthetic_after: 30d\n  full_window: 22:00-05:00\n"+
+		"restore:\n  max_rate: *rate\narchive:\n  push_timeout: 90\n  dcs_timeout: \"2s\"\n  prefetch: 0\n  push_ahead:\n"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := config.Default()
+	want.Backup.MaxRate, want.Backup.MaxLag, want.Backup.SyntheticAfter = 50<<20, 1<<20, config.Duration(30*24*time.Hour)
+	want.Restore.MaxRate = 50 << 20
+	if err := want.Backup.FullWindow.UnmarshalText([]byte("22:00-05:00")); err != nil {
+		t.Fatal(err)
+	}
+	want.Archive.PushTimeout, want.Archive.DCSTimeout, want.Archive.Prefetch = config.Duration(90*time.Second), config.Duration(2*time.Second), 0
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(config.Window{})); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
 }
 
 func TestSectionWithOneKeyKeepsTheOtherDefaults(t *testing.T) {

@@ -5,7 +5,26 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
 )
+
+// decodeText decodes the scalar at node, and puts a fault to its line: that of an
+// UnmarshalText alone would not say which of two sizes it is about.
+func decodeText(v interface{ UnmarshalText([]byte) error }, node ast.Node) error {
+	if node.Type() == ast.NullType {
+		return nil // a key without a value: the default holds
+	}
+	scalar, ok := node.(ast.ScalarNode)
+	if !ok {
+		return &yaml.SyntaxError{Message: "want a single value", Token: node.GetToken()}
+	}
+	if err := v.UnmarshalText([]byte(scalar.GetToken().Value)); err != nil {
+		return &yaml.SyntaxError{Message: err.Error(), Token: node.GetToken()}
+	}
+	return nil
+}
 
 // Bytes is a size in bytes, written as a number with an optional unit: B, kB,
 // MB, GB, TB, each 1024 of the one before, as PostgreSQL's settings count.
@@ -15,6 +34,9 @@ var units = []struct {
 	name string
 	size int64
 }{{"TB", 1 << 40}, {"GB", 1 << 30}, {"MB", 1 << 20}, {"kB", 1 << 10}, {"B", 1}}
+
+// UnmarshalYAML implements yaml.NodeUnmarshaler.
+func (b *Bytes) UnmarshalYAML(node ast.Node) error { return decodeText(b, node) }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (b *Bytes) UnmarshalText(text []byte) error {
@@ -49,6 +71,9 @@ func (b Bytes) MarshalText() ([]byte, error) { return []byte(b.String()), nil }
 // of days (30d), or a plain number of seconds.
 type Duration time.Duration
 
+// UnmarshalYAML implements yaml.NodeUnmarshaler.
+func (d *Duration) UnmarshalYAML(node ast.Node) error { return decodeText(d, node) }
+
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (d *Duration) UnmarshalText(text []byte) error {
 	s := strings.TrimSpace(string(text))
@@ -79,6 +104,9 @@ func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil
 // to before the last one, past midnight where that is earlier. The zero Window
 // is none.
 type Window struct{ from, to int } // minutes since midnight
+
+// UnmarshalYAML implements yaml.NodeUnmarshaler.
+func (w *Window) UnmarshalYAML(node ast.Node) error { return decodeText(w, node) }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (w *Window) UnmarshalText(text []byte) error {
