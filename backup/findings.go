@@ -103,6 +103,9 @@ func unwell(ctx context.Context, r *repo.Repo) []finding.Finding {
 		switch s.Status {
 		case Damaged:
 			out = append(out, finding.Finding{Severity: finding.Error, Text: fmt.Sprintf("backup %s is damaged: %s", s.ID, s.Error), Hint: "take a new backup"})
+		case Unreadable:
+			out = append(out, finding.Finding{Severity: finding.Error, Text: fmt.Sprintf("backup %s cannot be read: %s", s.ID, s.Error),
+				Hint: "it may be sound: look why this user on this host cannot read it, and verify it with: pgtender verify " + s.ID.String()})
 		case Pending:
 			out = append(out, finding.Finding{
 				Severity: finding.Warning, Text: fmt.Sprintf("backup %s waits for its WAL to be archived and cannot be restored yet", s.ID),

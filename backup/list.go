@@ -20,7 +20,10 @@ type Status string
 const (
 	Complete Status = "complete"
 	Pending  Status = "pending" // copied, but its WAL is not in the archive; no backup yet
-	Damaged  Status = "damaged" // its manifest cannot be read
+	Damaged  Status = "damaged" // its manifest is not what was written
+	// Unreadable is one whose manifest could not be read: the store failed or
+	// refused, or a newer release wrote it. It may be sound.
+	Unreadable Status = "unreadable"
 	// Condemned: expire or delete is about to remove it, nobody may begin to
 	// use it.
 	Condemned Status = "condemned"
@@ -31,9 +34,10 @@ type Summary struct {
 	ID     repo.BackupID `json:"id,omitzero"` // zero if not even the key can be read
 	Status Status        `json:"status"`
 	Key    string        `json:"key"` // of the manifest
-	// Error says what is wrong with a damaged one, or why one is condemned.
+	// Error says what is wrong with a damaged or unreadable one, or why one is
+	// condemned.
 	Error string `json:"error,omitempty"`
-	// Backup is what the manifest says, nil for a damaged one.
+	// Backup is what the manifest says, nil for a damaged or unreadable one.
 	Backup *repo.Backup `json:"backup,omitempty"`
 }
 
@@ -73,7 +77,10 @@ func summary(l repo.Listed, status Status) Summary {
 	case errors.Is(l.Err, repo.ErrCondemned):
 		s.Status, s.Error = Condemned, l.Err.Error()
 	case l.Err != nil:
-		s.Status, s.Error = Damaged, l.Err.Error()
+		s.Status, s.Error = Unreadable, l.Err.Error()
+		if errors.Is(l.Err, repo.ErrCorrupt) || errors.Is(l.Err, storage.ErrNotExist) {
+			s.Status = Damaged
+		}
 		return s
 	}
 	b := l.Backup

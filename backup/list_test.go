@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io/fs"
 	"strings"
 	"testing"
 
@@ -34,6 +35,29 @@ func store(t *testing.T, r *repo.Repo, id repo.BackupID, pending bool) {
 	}
 	if _, err := put(t.Context(), repo.Contents{Backup: repotest.Backup(id), Entries: repo.Values[repo.Entry](nil)}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A store that fails says nothing about what it holds.
+func TestABackupThatCannotBeReadIsNotCalledDamaged(t *testing.T) {
+	refused := false
+	faulty := storagetest.Faulty(mem.New(), func(c storagetest.Call) (bool, error) {
+		if refused && c.Verb == storagetest.Get && strings.Contains(c.Key, "/manifest/") {
+			return false, &storage.Error{Op: "get", Key: c.Key, Err: fs.ErrPermission}
+		}
+		return true, nil
+	})
+	r := repo.Open(faulty, repotest.Cluster, repo.Options{})
+	store(t, r, repotest.ID(1), false)
+	refused = true
+	list, err := backup.List(t.Context(), r)
+	if err != nil || len(list) != 1 || list[0].Status != backup.Unreadable || list[0].Backup != nil {
+		t.Errorf("listed %+v, %v", list, err)
+	}
+	for _, f := range backup.Findings(t.Context(), faulty, repotest.Cluster) {
+		if strings.Contains(f.Text, "damaged") || strings.Contains(f.Hint, "take a new backup") {
+			t.Errorf("found %s", f)
+		}
 	}
 }
 

@@ -79,7 +79,11 @@ func marks(events []repo.StoredEvent) (map[repo.BackupID]Marks, error) {
 			if errors.Is(e.Err, storage.ErrNotExist) {
 				continue
 			}
-			return nil, finding.WithHint(fmt.Errorf("what is pinned cannot be told: %w", e.Err), "remove the damaged object by hand if it is known not to matter")
+			err := fmt.Errorf("what is pinned cannot be told: %w", e.Err)
+			if errors.Is(err, repo.ErrCorrupt) {
+				err = finding.WithHint(err, "remove the damaged object by hand if it is known not to matter")
+			}
+			return nil, err
 		}
 		id, err := repo.ParseBackupID(e.Subject)
 		if err != nil {
@@ -133,8 +137,16 @@ func exists(ctx context.Context, r *repo.Repo, id repo.BackupID) (Summary, error
 			return s, nil
 		}
 	}
-	return Summary{}, finding.WithHint(fmt.Errorf("backup %s: %w", id, storage.ErrNotExist), "pgtender info lists the backups")
+	return Summary{}, &absentError{id}
 }
+
+// absentError is the error of an id that no backup has. It matches
+// [storage.ErrNotExist].
+type absentError struct{ id repo.BackupID }
+
+func (e *absentError) Error() string        { return fmt.Sprintf("the repository holds no backup %s", e.id) }
+func (e *absentError) Hint() string         { return "list the backups with: pgtender info" }
+func (e *absentError) Is(target error) bool { return target == storage.ErrNotExist }
 
 // SetPin pins a backup, in place of a pin that it has. A condemned backup is
 // pardoned by it, unless its removal has begun: then it is refused.

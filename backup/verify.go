@@ -17,7 +17,6 @@ import (
 	"github.com/pgtender/pgtender/backup/archive"
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/backup/storage"
-	"github.com/pgtender/pgtender/internal/finding"
 )
 
 // The depths of a verification, as they are kept in the repository.
@@ -151,7 +150,7 @@ func (v *verifier) choose(ctx context.Context) error {
 	}
 	for _, id := range v.o.Backups {
 		if !slices.ContainsFunc(list, func(s Summary) bool { return s.ID == id }) {
-			return finding.WithHint(fmt.Errorf("backup %s: %w", id, storage.ErrNotExist), "pgtender info lists the backups")
+			return &absentError{id}
 		}
 	}
 	for _, s := range list {
@@ -162,7 +161,7 @@ func (v *verifier) choose(ctx context.Context) error {
 			return fmt.Errorf("backup %s waits for its WAL and is no backup yet", s.ID)
 		case s.ID.IsZero():
 			v.Faults = append(v.Faults, s.Error)
-		case s.Status == Complete, s.Status == Condemned && wanted, s.Status == Damaged:
+		case s.Status == Complete, s.Status == Condemned && wanted, s.Status == Damaged, s.Status == Unreadable:
 			v.Backups = append(v.Backups, VerifiedBackup{ID: s.ID, Faults: []string{}})
 		}
 	}

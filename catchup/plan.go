@@ -103,6 +103,9 @@ func unusable(f Facts, c Candidate) string {
 	b, h := c.Backup, c.Lineage.History
 	switch {
 	case c.Err != nil:
+		if !damaged(c.Err) {
+			return "it cannot be read: " + c.Err.Error()
+		}
 		return "it is damaged: " + c.Err.Error()
 	case f.Broken[c.ID] != nil:
 		return "it is damaged: " + f.Broken[c.ID].Error()

@@ -37,6 +37,7 @@ func (a *app) backupCmd() *cobra.Command {
 topology decides which member is the source: a synchronous standby before other
 replicas before the leader. On another member the command refuses and names the
 source; with --elect it exits 0 there, so that one timer can run on every node.
+Where no member can be the source, it fails on all of them.
 
 It is incremental where an earlier backup can be its parent: then only pages that
 changed since are read and stored, and it is a complete image all the same. Where
@@ -71,7 +72,7 @@ wal_ns, wall_ns, synthetic; with --kind synthetic backup; with --dry-run source,
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&f.kind, "kind", "auto", "auto, full, incremental (or fail), or synthetic")
-	fl.BoolVar(&f.elect, "elect", false, "exit 0 where this member is not the source")
+	fl.BoolVar(&f.elect, "elect", false, "exit 0 where another member is the source")
 	fl.StringVar(&f.member, "member", "", "take `NAME` for the source, in place of the choice")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "say what would be done, and do nothing")
 	fl.StringVar(&f.maxRate, "max-rate", "", "read at most so many `BYTES` per second, such as 100MB")
@@ -133,7 +134,7 @@ func (a *app) backup(ctx context.Context, n *node, f backupFlags) error {
 	switch {
 	case d.isSource || f.dryRun:
 	case f.kind == kindSynthetic && !f.elect:
-	case f.elect:
+	case f.elect && d.Source != "": // where nobody is, all timers would be content with no backup
 		n.log.DebugContext(ctx, "nothing to do: this member is not the source", "member", n.member(), "source", d.Source, "reason", d.Reason)
 		return nil
 	default:

@@ -201,7 +201,11 @@ func (n *node) cluster(ctx context.Context) (patroni.Cluster, error) {
 	if err != nil {
 		return patroni.Cluster{}, err
 	}
-	return patroni.Load(ctx, store, n.namespace(), scope)
+	c, err := patroni.Load(ctx, store, n.namespace(), scope)
+	if errors.Is(err, dcs.ErrUnavailable) || errors.Is(err, dcs.ErrDenied) {
+		err = finding.WithHint(err, "check the DCS section of patroni.yml, the network and the credentials from this host; pgtender check tells more")
+	}
+	return c, err
 }
 
 // systemID finds out which incarnation of the scope is meant: what the

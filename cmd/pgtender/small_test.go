@@ -15,7 +15,52 @@ import (
 
 	"github.com/pgtender/pgtender/catchup"
 	"github.com/pgtender/pgtender/dcs"
+	"github.com/pgtender/pgtender/dcs/mem"
+	"github.com/pgtender/pgtender/internal/config"
 )
+
+// The same timer on every member must not be content with no backup at all.
+func TestElectIsQuietOnlyWhereAnotherMemberIsTheSource(t *testing.T) {
+	server := mem.NewServer()
+	for key, value := range map[string]string{
+		"initialize": "7700000000000000001",
+		"leader":     "pg1",
+		"members/pg1": `{"role":"primary","state":"running","timeline":1,"xlog_location":83886744,"version":"4.1.5",` +
+			`"conn_url":"postgres://127.0.0.1:1/postgres","api_url":"http://127.0.0.1:1/patroni"}`,
+	} {
+		server.Put("service/main/"+key, value)
+	}
+	for _, tc := range []struct {
+		name, self, leader, member string
+		want                       string // "" is quiet
+	}{
+		{name: "another member is the source", self: "pg2", leader: "allow"},
+		{name: "policy leaves no source", self: "pg2", leader: "never", want: "no member can be the source"},
+		{name: "no source on the leader either", self: "pg1", leader: "never", want: "no member can be the source"},
+		{name: "a member is asked for that does not exist", self: "pg1", leader: "allow", member: "pg11", want: "pg11 is no member"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			n := &node{Config: config.Default(), log: slog.New(slog.DiscardHandler), opened: &opened{dcsStore: server.Open(mem.Options{})}}
+			n.Cluster, n.DataDir, n.Backup.Leader = "main", t.TempDir(), tc.leader
+			n.DCS = config.DCS{Type: "etcd3", Hosts: []string{"127.0.0.1:1"}, Member: tc.self}
+			err := (&app{}).backup(t.Context(), n, backupFlags{elect: true, kind: "auto", member: tc.member})
+			if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+				t.Errorf("error %v, want %q", err, tc.want)
+			}
+		})
+	}
+}
+
+// Whoever reads the message at night did not write the configuration.
+func TestADCSThatDoesNotAnswerComesWithAdvice(t *testing.T) {
+	down := mem.NewServer().Open(mem.Options{Fault: func(context.Context, mem.Op, string) (bool, error) { return false, dcs.ErrUnavailable }})
+	n := &node{Config: config.Default(), log: slog.New(slog.DiscardHandler), opened: &opened{dcsStore: down}}
+	n.Cluster, n.DCS = "main", config.DCS{Type: "etcd3", Hosts: []string{"127.0.0.1:1"}, Member: "pg1"}
+	_, err := n.source(t.Context(), "")
+	if text := message(err); !strings.Contains(text, "DCS is unavailable") || !strings.Contains(text, "hint: check the DCS section") {
+		t.Errorf("the message is %q", text)
+	}
+}
 
 func TestWordsReachTheShellWhole(t *testing.T) {
 	for _, word := range []string{"plain", "/usr/bin/pgtender", "s3://b/p", "two words", "it's", `"`, "$HOME `id` \\ ;", "", "übung", "a\nb"} {

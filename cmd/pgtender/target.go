@@ -57,8 +57,11 @@ func (f *targetFlags) target() (catchup.Target, error) {
 		set(catchup.AtLSN, f.lsn, func() (err error) { t.LSN, err = pg.ParseLSN(f.lsn); return err }),
 		set(catchup.AtXID, f.xid, func() error {
 			xid, err := strconv.ParseUint(f.xid, 10, 32)
+			if err != nil {
+				return fmt.Errorf("%q is not a transaction id of 32 bits", f.xid)
+			}
 			t.XID = uint32(xid)
-			return err
+			return nil
 		}),
 		set(catchup.AtName, f.name, func() error { t.Name = f.name; return nil }),
 		set(catchup.Immediate, immediate, func() error { return nil }),

@@ -35,7 +35,8 @@
 //
 // Large files are written with O_DIRECT, where the file system takes it, so
 // that a backup does not drive the database's pages out of the page cache.
-// Modes are set explicitly: Patroni runs its children under umask 077.
+// Modes are set explicitly: Patroni runs its children under umask 077. What root
+// makes belongs to the owner of the directory.
 //
 // A hard-mounted NFS server that does not answer blocks a call in the kernel,
 // where no context reaches it.
@@ -145,8 +146,11 @@ func (s *Store) openDir(op, key string) (*os.Root, error) {
 // failed wraps an error that says nothing about the object's existence.
 func failed(op, key string, err error) error {
 	e := &storage.Error{Op: op, Key: key, Err: storage.NotAbsence(err)}
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+	switch {
+	case errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT):
 		e.Advice = "the disk of the repository is full: make room there, and what failed can be repeated"
+	case errors.Is(err, fs.ErrPermission):
+		e.Advice = "run pgtender as the user PostgreSQL runs as, and look whether all of the repository belongs to that user"
 	}
 	return e
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -443,5 +444,46 @@ func BenchmarkPutSmall(b *testing.B) {
 	s := open(b, b.TempDir())
 	for b.Loop() {
 		put(b, s, "a/b/c/d/e", "x")
+	}
+}
+
+// A command typed by root must not leave a repository that the servers' user can
+// no longer read or write.
+func TestWhatRootMakesBelongsToTheOwnerOfTheDirectory(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can make files that are another user's")
+	}
+	const uid, gid = 65533, 65532
+	dir := t.TempDir()
+	if err := os.Chown(dir, uid, gid); err != nil {
+		t.Fatal(err)
+	}
+	s, err := file.Open(t.Context(), file.Options{Dir: dir, Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, opts := range []storage.PutOptions{{}, {IfAbsent: true}} {
+		key := fmt.Sprintf("main/1/absent-%v/object", opts.IfAbsent)
+		if err := s.Put(t.Context(), key, strings.NewReader("x"), 1, opts); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seen := 0
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		if st := info.Sys().(*syscall.Stat_t); st.Uid != uid || st.Gid != gid {
+			t.Errorf("%s belongs to %d:%d", path, st.Uid, st.Gid)
+		}
+		seen++
+		return nil
+	})
+	if err != nil || seen != 8 {
+		t.Errorf("%d files and folders, %v", seen, err)
 	}
 }

@@ -115,7 +115,7 @@ func (s *Store) temp(r *os.Root, dir string) (*os.File, string, error) {
 		if err != nil {
 			return nil, "", err
 		}
-		if err := f.Chmod(s.opts.FileMode); err != nil {
+		if err := errors.Join(giveFile(r, f), f.Chmod(s.opts.FileMode)); err != nil {
 			f.Close()
 			r.Remove(name)
 			return nil, "", err
@@ -146,7 +146,7 @@ func (s *Store) mkdirs(r *os.Root, dir string) error {
 	if err != nil {
 		return err
 	}
-	return r.Chmod(dir, s.opts.DirMode|info.Mode()&fs.ModeSetgid)
+	return errors.Join(giveFolder(r, dir), r.Chmod(dir, s.opts.DirMode|info.Mode()&fs.ModeSetgid))
 }
 
 // link gives temp its final name unless that is taken. Without hard links
