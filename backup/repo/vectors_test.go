@@ -24,24 +24,10 @@ func TestARepositoryOfThisFormatVersionStillReads(t *testing.T) {
 		writeVectors(t)
 	}
 	store := mem.New()
-	n := 0
-	err := filepath.WalkDir(vectors, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
+	for key, b := range vectorObjects(t) {
+		if err := storage.PutBytes(t.Context(), store, key, b, storage.PutOptions{}); err != nil {
+			t.Fatal(err)
 		}
-		n++
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		key, err := filepath.Rel(vectors, path)
-		if err != nil {
-			return err
-		}
-		return storage.PutBytes(t.Context(), store, filepath.ToSlash(key), b, storage.PutOptions{})
-	})
-	if err != nil || n < 15 {
-		t.Fatalf("%d objects, %v", n, err)
 	}
 	repotest.Check(t, store)
 	r := repo.Open(store, repotest.Cluster, repo.Options{})
@@ -52,6 +38,28 @@ func TestARepositoryOfThisFormatVersionStillReads(t *testing.T) {
 		}
 		sameTree(t, got, want)
 	}
+}
+
+// vectorObjects gives the objects of the small repository by their keys.
+func vectorObjects(t *testing.T) map[string][]byte {
+	t.Helper()
+	objects := map[string][]byte{}
+	err := filepath.WalkDir(vectors, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		key, err := filepath.Rel(vectors, path)
+		objects[filepath.ToSlash(key)] = b
+		return err
+	})
+	if err != nil || len(objects) < 15 {
+		t.Fatalf("%d objects, %v", len(objects), err)
+	}
+	return objects
 }
 
 func vectorTree() tree {
