@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,11 +33,17 @@ type Keeper struct {
 	Interval time.Duration // between two looks
 	Grace    time.Duration // see [Facts]
 	MaxHold  int64         // bytes of WAL; 0: nothing is held
-	Log      *slog.Logger  // nil discards
+	// Silence is how long the server hears nothing from a keeper that hangs before
+	// it ends the session and the slot with it: nobody else sees to MaxHold. 0 means
+	// five minutes, or ten times Interval. PostgreSQL 13 waits for ever.
+	Silence time.Duration
+	Log     *slog.Logger // nil discards
 
 	conn     *server.Conn
 	slot     string
 	held     pg.LSN
+	of       repo.ClusterID // whose WAL archived and again are about
+	along    pg.History     // and of which history
 	archived map[pg.Segment]bool
 	again    map[pg.Segment]retry // what could not be archived from here
 	said     string               // the last thing that was logged as wrong
@@ -82,7 +89,6 @@ func (k *Keeper) log() *slog.Logger {
 
 // Run looks after the WAL until ctx ends.
 func (k *Keeper) Run(ctx context.Context) {
-	k.archived, k.again = map[pg.Segment]bool{}, map[pg.Segment]retry{}
 	defer k.disconnect()
 	ticker := time.NewTicker(k.Interval)
 	defer ticker.Stop()
@@ -155,6 +161,9 @@ func (k *Keeper) hold(ctx context.Context) (err error) {
 			k.conn = nil
 			return err
 		}
+		if err := k.bound(ctx); err != nil {
+			return err
+		}
 	}
 	if k.MaxHold == 0 {
 		return nil
@@ -180,6 +189,16 @@ func (k *Keeper) hold(ctx context.Context) (err error) {
 	return nil
 }
 
+// bound has the server end a session that hangs.
+func (k *Keeper) bound(ctx context.Context) error {
+	if k.conn.Version().Major() < 14 { // has no idle_session_timeout
+		return nil
+	}
+	silence := cmp.Or(k.Silence, max(5*time.Minute, 10*k.Interval))
+	_, err := k.conn.Query(ctx, "SELECT pg_catalog.set_config('idle_session_timeout', $1, false)", fmt.Sprintf("%dms", silence.Milliseconds()))
+	return err
+}
+
 // facts finds out how things stand.
 func (k *Keeper) facts(ctx context.Context) (Facts, error) {
 	info, err := k.conn.Info(ctx)
@@ -198,10 +217,19 @@ func (k *Keeper) facts(ctx context.Context) (Facts, error) {
 	if err != nil {
 		return Facts{}, err
 	}
-	if f.Missing, f.Unasked = k.missing(ctx, t, &f); len(f.Missing) > 0 {
+	if f.Missing, f.Unasked = k.missing(ctx, info.SystemID, t, &f); len(f.Missing) > 0 {
 		f.Role = k.Role(ctx, t)
 	}
 	return f, nil
+}
+
+// remember forgets what is known of other WAL: a segment of the same name is
+// another one in another cluster, and in another incarnation of its timeline.
+func (k *Keeper) remember(of repo.ClusterID, along pg.History) {
+	if k.archived == nil || k.of != of || !k.along.Equal(along) {
+		k.of, k.along = of, along
+		k.archived, k.again = map[pg.Segment]bool{}, map[pg.Segment]retry{}
+	}
 }
 
 // timeline gives the one that the server writes or follows: the walreceiver
@@ -218,15 +246,19 @@ func (k *Keeper) timeline(ctx context.Context, control pg.Timeline) (pg.Timeline
 	return max(control, pg.Timeline(received)), nil
 }
 
-func (k *Keeper) missing(ctx context.Context, t pg.Timeline, f *Facts) ([]archive.LocalSegment, error) {
+func (k *Keeper) missing(ctx context.Context, id pg.SystemID, t pg.Timeline, f *Facts) ([]archive.LocalSegment, error) {
 	r, err := k.Repo(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if have := r.Cluster().SystemID; have != id {
+		return nil, fmt.Errorf("this server's system identifier is %s, the repository's part is of %s", id, have)
 	}
 	h, err := archive.HistoryHere(ctx, r, k.WALDir, t)
 	if err != nil {
 		return nil, err
 	}
+	k.remember(r.Cluster(), h)
 	return archive.Unarchived(ctx, r, h, f.Size, k.WALDir, f.End, k.archived)
 }
 
@@ -251,14 +283,17 @@ func (k *Keeper) due(now time.Time, late []pg.Segment) []pg.Segment {
 // and the status keep up.
 const perLook = 16
 
-// assist archives what is late.
+// assist archives what is late. What takes longer than a look may goes on by
+// itself, for the slot has to be moved, or to lapse, meanwhile.
 func (k *Keeper) assist(ctx context.Context, size pg.SegmentSize, late []pg.Segment) {
 	late = late[:min(len(late), perLook)]
 	names := make([]string, len(late))
 	for i, g := range late {
 		names[i] = g.Name(size)
 	}
-	results := k.Pusher.Late(ctx, ctx, names)
+	waited, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	results := k.Pusher.Late(waited, ctx, names)
 	for i, g := range late {
 		err := results[names[i]]
 		if err == nil {
@@ -269,7 +304,7 @@ func (k *Keeper) assist(ctx context.Context, size pg.SegmentSize, late []pg.Segm
 			k.mu.Unlock()
 			continue
 		}
-		if ctx.Err() != nil || errors.Is(err, errFailing) {
+		if ctx.Err() != nil || errors.Is(err, errFailing) || errors.Is(err, context.DeadlineExceeded) && waited.Err() != nil {
 			continue
 		}
 		pause := min(max(2*k.again[g].pause, k.Interval), 5*time.Minute)

@@ -204,3 +204,46 @@ func TestAKeeperInTrouble(t *testing.T) {
 	run.until(t, "a slot after the restart", func(s agent.KeeperStatus) bool { return s.Slot != "" && s.At.After(time.Now().Add(-time.Second)) })
 	c.WaitFor(t, "SELECT count(*) FROM pg_replication_slots", "1")
 }
+
+// TestAKeeperThatHangsHoldsNothing: what bounds the slot is the keeper, so that one
+// that is stopped, or hangs in a file system, must not leave a slot behind that
+// fills the disk.
+func TestAKeeperThatHangsHoldsNothing(t *testing.T) {
+	majors := pgtest.Majors(t)
+	c := pgtest.New(t, pgtest.Options{Major: majors[len(majors)-1], WALSegSize: 1})
+	hang := make(chan struct{})
+	k := &agent.Keeper{
+		WALDir: filepath.Join(c.DataDir, "pg_wal"), Interval: 50 * time.Millisecond, Grace: time.Hour, MaxHold: 1 << 30, Silence: 500 * time.Millisecond,
+		Pusher:  &agent.Pusher{},
+		Repo:    func(context.Context) (*repo.Repo, error) { <-hang; return nil, errors.New("no more") },
+		Connect: func(ctx context.Context) (*server.Conn, error) { return server.Connect(ctx, c.Options()) },
+		Role:    func(context.Context, pg.Timeline) agent.Role { return agent.RoleLeader },
+	}
+	life, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); k.Run(life) }()
+	run := keeping{k, func() { cancel(); <-done }}
+	t.Cleanup(run.stop)
+	c.WaitFor(t, "SELECT count(*) FROM pg_replication_slots", "1")
+	c.WaitFor(t, "SELECT count(*) FROM pg_replication_slots", "0")
+	close(hang)
+	run.until(t, "a slot again", func(s agent.KeeperStatus) bool { return s.Slot != "" })
+}
+
+// TestAKeeperKnowsWhoseWALItIs: segments of the same name that another cluster
+// archived say nothing about this server's.
+func TestAKeeperKnowsWhoseWALItIs(t *testing.T) {
+	c := pgtest.New(t, pgtest.Options{WALSegSize: 1})
+	other := repo.Open(mem.New(), repo.ClusterID{Scope: "demo", SystemID: 4711}, repo.Options{})
+	k := keep(t, c, other, 0, agent.RoleLeader)
+	s := k.until(t, "trouble", func(s agent.KeeperStatus) bool { return s.Error != "" })
+	if !strings.Contains(s.Error, "4711") || s.Missing != 0 || s.Slot == "" {
+		t.Errorf("%+v", s)
+	}
+	from := s.Held
+	c.Exec(t, "CREATE TABLE t AS SELECT generate_series(1, 5000)", "SELECT pg_switch_wal()", "CHECKPOINT")
+	last := time.Now()
+	if s = k.until(t, "another look", func(s agent.KeeperStatus) bool { return s.At.After(last) }); s.Held != from {
+		t.Errorf("WAL was let go: %+v", s)
+	}
+}

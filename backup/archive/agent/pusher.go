@@ -17,7 +17,8 @@ import (
 
 // Pusher archives the segments that it is asked for, and those that wait behind
 // them, in parallel. It remembers what it archived: when PostgreSQL comes for
-// such a segment, the answer costs nothing.
+// such a segment, the answer costs nothing. Nobody else gets an answer from
+// memory.
 type Pusher struct {
 	// WALDir is the member's pg_wal; files elsewhere are refused.
 	WALDir string
@@ -80,12 +81,12 @@ func (p *Pusher) Push(ctx, life context.Context, path string) (archive.Outcome, 
 	if err := SameDir(filepath.Dir(path), p.WALDir); err != nil {
 		return "", err
 	}
-	j, err := p.start(life, name, true)
+	j, err := p.start(life, name, urgency{asked: true, known: p.waits(name)})
 	if err != nil {
 		return "", err
 	}
 	for _, next := range archive.Waiting(p.WALDir, name, p.Ahead) {
-		p.start(life, next, false) // what it fails at is said when it is asked for
+		p.start(life, next, urgency{known: true}) // what it fails at is said when it is asked for
 	}
 	outcome := archive.AlreadyArchived
 	if j != nil {
@@ -99,16 +100,26 @@ func (p *Pusher) Push(ctx, life context.Context, path string) (archive.Outcome, 
 	return outcome, nil
 }
 
-// Late archives segments that nobody asked for, and returns when that is done
+// waits reports whether PostgreSQL offers a segment. Whoever else comes for one,
+// such as an operator who removed a damaged object, may know better than what is
+// remembered.
+func (p *Pusher) waits(name string) bool {
+	_, err := os.Stat(filepath.Join(p.WALDir, "archive_status", name+".ready"))
+	return err == nil
+}
+
+// Late archives segments that nobody asked for and that the repository was just
+// seen to lack, whatever is remembered of them. It returns when that is done
 // with, well or not, by name.
 func (p *Pusher) Late(ctx, life context.Context, names []string) map[string]error {
 	jobs, out := map[string]*job{}, map[string]error{}
 	for _, name := range names {
-		j, err := p.start(life, name, false)
-		if jobs[name] = j; err != nil || j == nil {
+		j, err := p.start(life, name, urgency{})
+		if err != nil {
 			out[name] = err
-			delete(jobs, name)
+			continue
 		}
+		jobs[name] = j
 	}
 	for name, j := range jobs {
 		_, out[name] = j.wait(ctx)
@@ -125,9 +136,15 @@ func (j *job) wait(ctx context.Context) (archive.Outcome, error) {
 	}
 }
 
+// urgency says how a segment is to be archived.
+type urgency struct {
+	asked bool // somebody waits, so that it waits for no worker
+	known bool // that it was archived before, from the same file, is an answer
+}
+
 // start makes sure that a segment is being archived, and gives the job; nil if it
-// is archived already. One that is asked for waits for no worker.
-func (p *Pusher) start(life context.Context, name string, asked bool) (*job, error) {
+// is known to be archived.
+func (p *Pusher) start(life context.Context, name string, how urgency) (*job, error) {
 	path := filepath.Join(p.WALDir, name)
 	id, err := identify(path)
 	if err != nil {
@@ -135,7 +152,7 @@ func (p *Pusher) start(life context.Context, name string, asked bool) (*job, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if known, ok := p.archived[name]; ok && known == id {
+	if known, ok := p.archived[name]; how.known && ok && known == id {
 		return nil, nil
 	}
 	if p.jobs == nil {
@@ -147,7 +164,7 @@ func (p *Pusher) start(life context.Context, name string, asked bool) (*job, err
 		p.jobs[name] = j
 		p.queue = append(p.queue, j)
 	}
-	if asked && !j.begun {
+	if how.asked && !j.begun {
 		p.queue = slices.DeleteFunc(p.queue, func(o *job) bool { return o == j })
 		p.begin(life, j, true)
 	}

@@ -144,6 +144,34 @@ func TestAFileThatWasWrittenAnewIsLookedAtAnew(t *testing.T) {
 	push(2)
 }
 
+// TestWhatIsRememberedIsForPostgreSQL: an operator pushes a segment again because
+// its object is gone, and a keeper because a listing lacks it. Memory is no answer
+// to them.
+func TestWhatIsRememberedIsForPostgreSQL(t *testing.T) {
+	dir, r := walDir(t, 4, 4), &recorder{}
+	p, life := pusher(t, dir, r, 0)
+	path := filepath.Join(dir, name(4))
+	push := func(what string, want int) {
+		t.Helper()
+		if _, err := p.Push(t.Context(), life, path); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(r.names()); got != want {
+			t.Errorf("%s: archived %d times, want %d", what, got, want)
+		}
+	}
+	push("PostgreSQL", 1)
+	push("PostgreSQL again", 1)
+	if got := p.Late(t.Context(), life, []string{name(4)}); got[name(4)] != nil || len(r.names()) != 2 {
+		t.Errorf("a keeper: %v, archived %d times, want 2", got, len(r.names()))
+	}
+	if err := os.Rename(filepath.Join(dir, "archive_status", name(4)+".ready"), filepath.Join(dir, "archive_status", name(4)+".done")); err != nil {
+		t.Fatal(err)
+	}
+	push("an operator", 3)
+	push("an operator again", 4)
+}
+
 func TestAFailureIsNoAnswer(t *testing.T) {
 	dir, r := walDir(t, 4, 9), &recorder{fail: errors.New("the store is down")}
 	p, life := pusher(t, dir, r, 64)

@@ -1,0 +1,37 @@
+package agent
+
+import (
+	"testing"
+
+	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/internal/pg"
+)
+
+// TestAKeeperForgetsOtherWAL: what is archived of one incarnation of a timeline is
+// not what the server has of another, although the names are the same.
+func TestAKeeperForgetsOtherWAL(t *testing.T) {
+	cluster := repo.ClusterID{Scope: "demo", SystemID: 1}
+	history := func(at pg.LSN) pg.History {
+		return pg.History{Timeline: 2, Forks: []pg.Fork{{Parent: 1, Switch: at}}}
+	}
+	g := pg.Segment{Timeline: 2, Number: 9}
+	k := new(Keeper)
+	for _, step := range []struct {
+		what    string
+		of      repo.ClusterID
+		along   pg.History
+		forgets bool
+	}{
+		{"nothing is known at first", cluster, history(100), true},
+		{"the same history", cluster, history(100), false},
+		{"another timeline 2", cluster, history(200), true},
+		{"another cluster", repo.ClusterID{Scope: "demo", SystemID: 2}, history(200), true},
+		{"the same again", repo.ClusterID{Scope: "demo", SystemID: 2}, history(200), false},
+	} {
+		k.remember(step.of, step.along)
+		if k.archived[g] == step.forgets {
+			t.Errorf("%s: forgets %v", step.what, !k.archived[g])
+		}
+		k.archived[g], k.again[g] = true, retry{}
+	}
+}
