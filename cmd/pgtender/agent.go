@@ -135,7 +135,7 @@ func (n *node) runAgent(ctx context.Context) error {
 		return err
 	}
 	defer release()
-	s := &shared{node: n}
+	s := &shared{node: n, dataDir: dir}
 	daemon := s.agent(filepath.Join(dir, "pg_wal"), fingerprint)
 	apart := n.apart()
 	defer apart.close()

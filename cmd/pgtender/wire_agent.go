@@ -58,6 +58,7 @@ func (n *node) pushedByAgent(ctx context.Context, path string) bool {
 type shared struct {
 	mu      sync.Mutex // of node
 	node    *node
+	dataDir string // the member's
 	repo    atomic.Pointer[repo.Repo]
 	checked atomic.Pointer[time.Time] // when the owner's check last passed
 }
@@ -66,12 +67,12 @@ type shared struct {
 const ownerAge = 10 * time.Second
 
 func (s *shared) repository(ctx context.Context) (*repo.Repo, error) {
-	if r := s.repo.Load(); r != nil {
+	if r := s.repo.Load(); s.ofServer(ctx, r) {
 		return r, nil // without waiting for who asks the DCS
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if r := s.repo.Load(); r != nil {
+	if r := s.repo.Load(); s.ofServer(ctx, r) {
 		return r, nil
 	}
 	r, err := s.node.repositoryToWrite(ctx)
@@ -79,6 +80,16 @@ func (s *shared) repository(ctx context.Context) (*repo.Repo, error) {
 		s.repo.Store(r)
 	}
 	return r, err
+}
+
+// ofServer reports whether r is the part of the cluster that the data directory is
+// of now: a cluster may be made anew in it while the agent runs.
+func (s *shared) ofServer(ctx context.Context, r *repo.Repo) bool {
+	if r == nil {
+		return false
+	}
+	_, control, err := pg.ReadControl(ctx, s.dataDir)
+	return err != nil || control.SystemID == r.Cluster().SystemID
 }
 
 // archive stores one segment, and leaves no trace where it cannot.
