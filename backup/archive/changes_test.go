@@ -419,6 +419,17 @@ func spoil(t testing.TB, s storage.Store, name string, off int) {
 	flip(t, s, objectNamed(t, s, name), off, 1)
 }
 
+// cut takes the second half away from a segment's object.
+func cut(t testing.TB, s storage.Store, name string) {
+	t.Helper()
+	key := objectNamed(t, s, name)
+	whole, err := storage.ReadAll(t.Context(), s, key, 1<<30)
+	if err != nil {
+		t.Fatal(err)
+	}
+	replace(t, s, key, whole[:len(whole)/2])
+}
+
 // lead pushes as the proved leader.
 func lead(t testing.TB, r *repo.Repo, path string) {
 	t.Helper()

@@ -68,11 +68,16 @@ func localHistories(dir string) []pg.History {
 }
 
 // leftIn gives the position within seg at which its timeline was left, as the
-// server's own histories say, or else the archived ones.
+// server's own histories say, or else the archived ones. These may be of a timeline
+// that somebody else left for while this server wrote on: where its next segment
+// is there, a whole segment whose WAL ends early is damaged.
 func leftIn(ctx context.Context, r *repo.Repo, dir string, own pg.History, size pg.SegmentSize, seg pg.Segment) (pg.LSN, bool) {
 	histories := localHistories(dir)
 	if end, ok := forkIn(histories, own, size, seg); ok {
 		return end, true
+	}
+	if followed(dir, size, seg) {
+		return 0, false
 	}
 	archived, err := archivedHistories(ctx, r)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -727,5 +728,34 @@ func TestPartialFilesThatDiffer(t *testing.T) {
 	}
 	if got, want := alarmKinds(t, r), []string{archive.AlarmQuarantine + " " + one.name(4) + ".partial"}; !cmp.Equal(got, want) {
 		t.Errorf("alarms are %q, want %q", got, want)
+	}
+}
+
+// TestAnArchivedTimelineIsNoExcuseForDamage: the server wrote on past a segment that
+// has lost its end, and somebody else's timeline forked off inside that segment.
+// What is left of it is not all there was.
+func TestAnArchivedTimelineIsNoExcuseForDamage(t *testing.T) {
+	b := newBuilder(1, 4)
+	b.until(segSize.Start(4) + 100_000)
+	fork := b.at
+	b.until(segSize.Start(6))
+	lost := slices.Clone(b.segments[4])
+	clear(lost[200_000:])
+	for _, followed := range []bool{true, false} {
+		t.Run(fmt.Sprintf("the next segment is there: %v", followed), func(t *testing.T) {
+			r, _ := repotest.New(t)
+			push(t, r, saveHistory(t, t.TempDir(), pg.History{Timeline: 2, Forks: []pg.Fork{{Parent: 1, Switch: fork}}}))
+			dir := t.TempDir()
+			if followed {
+				b.save(t, dir, 5, "")
+			}
+			result, err := archive.Push(t.Context(), r, archive.PushOptions{Path: save(t, filepath.Join(dir, b.name(4)), lost)})
+			if damaged := (*archive.DamagedError)(nil); errors.As(err, &damaged) != followed {
+				t.Errorf("%s: %v", result.Outcome, err)
+			}
+			if !followed && (err != nil || result.Name != b.name(4)+".partial") {
+				t.Errorf("stored as %s: %v", result.Name, err)
+			}
+		})
 	}
 }

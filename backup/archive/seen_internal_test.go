@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/pg"
@@ -45,6 +46,17 @@ func TestASegmentThatIsRecycledWhileItIsRead(t *testing.T) {
 	defer f.Close()
 	if err := f.unchanged(); err != nil {
 		t.Errorf("untouched: %v", err)
+	}
+	later := f.info.ModTime().Add(time.Second)
+	write(path)
+	if err := os.Chtimes(path, later, later); err != nil {
+		t.Fatal(err)
+	}
+	if f.unchanged() == nil {
+		t.Error("written in place: no error")
+	}
+	if err := os.Chtimes(path, f.info.ModTime(), f.info.ModTime()); err != nil {
+		t.Fatal(err)
 	}
 	if err := os.Rename(path, dir+"/000000010000000000000009"); err != nil {
 		t.Fatal(err)

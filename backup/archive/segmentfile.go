@@ -75,7 +75,8 @@ func (f *segmentFile) key(r *repo.Repo, own pg.History, name repo.WALName) (stri
 // unchanged reports an error if the file is no longer the one of its name. A
 // segment that is not kept for the archiver is renamed before it is written
 // anew (InstallXLogFileSegment, xlog.c), so a name that still leads to the file
-// proves that what was read is what was there.
+// proves that what was read is what was there. pg_rewind does write in place
+// (open_target_file, file_ops.c), which the time of the last write tells.
 func (f *segmentFile) unchanged() error {
 	now, err := os.Stat(f.path)
 	if err != nil {
@@ -83,6 +84,9 @@ func (f *segmentFile) unchanged() error {
 	}
 	if !os.SameFile(f.info, now) || now.Size() != f.length {
 		return fmt.Errorf("%s was removed or recycled while it was read", f.path)
+	}
+	if !now.ModTime().Equal(f.info.ModTime()) {
+		return fmt.Errorf("%s was written to while it was read", f.path)
 	}
 	return nil
 }

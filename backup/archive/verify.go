@@ -18,6 +18,10 @@ type VerifyOptions struct {
 	// Deep reads every segment's content too, inspects it as a push does, and
 	// compares what is stored about it.
 	Deep bool
+	// From is where WAL must begin at the latest, since something in the
+	// repository leans on it from there on, such as a backup; 0: nothing is known
+	// to, and the first archived segment is the beginning.
+	From pg.LSN
 	Log  *slog.Logger // nil discards
 }
 
@@ -26,8 +30,8 @@ type Verified struct {
 	Lineage     Lineage
 	SegmentSize pg.SegmentSize // 0: nothing is archived
 	// First and Last are the outermost segments that were judged: from the first
-	// that is archived to the last, and at least to the newest fork, since what
-	// lies before a fork is complete.
+	// that is archived, or that must be, to the last, and at least to the newest
+	// fork, since what lies before a fork is complete.
 	First, Last pg.Segment
 	Segments    int   // archived ones that were judged
 	Indexes     int   // index objects that stood for many of them
@@ -73,6 +77,9 @@ func Verify(ctx context.Context, r *repo.Repo, l Lineage, opts VerifyOptions) (V
 	}
 	v.SegmentSize = size
 	first, last := bounds(l.History, size, objects)
+	if opts.From != 0 {
+		first = min(first, size.SegmentOf(opts.From))
+	}
 	v.First = pg.Segment{Timeline: SegmentTimeline(l.History, size, first), Number: first}
 	v.Last = pg.Segment{Timeline: SegmentTimeline(l.History, size, last), Number: last}
 	j := &joiner{walk: w} // what changed is of no interest

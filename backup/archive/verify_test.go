@@ -97,6 +97,8 @@ func TestVerifyNamesEveryFault(t *testing.T) {
 			push(t, r, stranger.save(t, t.TempDir(), 247, ""))
 		}},
 		{"a damaged header", []string{"damaged 248..248"}, false, func(t *testing.T, _ *repo.Repo, s storage.Store) { spoil(t, s, old.name(248), 30) }},
+		{"a segment without its end", []string{"damaged 248..248"}, false, func(t *testing.T, _ *repo.Repo, s storage.Store) { cut(t, s, old.name(248)) }},
+		{"a segment of an indexed group without its end", []string{"damaged 254..254"}, false, func(t *testing.T, _ *repo.Repo, s storage.Store) { cut(t, s, next.name(254)) }},
 		{"damaged WAL", []string{"damaged 248..248"}, true, func(t *testing.T, _ *repo.Repo, s storage.Store) { spoil(t, s, old.name(248), 3000) }},
 		{"damaged WAL of an indexed group", []string{"damaged 254..254"}, true, func(t *testing.T, _ *repo.Repo, s storage.Store) { spoil(t, s, next.name(254), 40) }},
 		{"a description of other WAL", []string{"damaged 246..246"}, true, func(t *testing.T, r *repo.Repo, s storage.Store) {
@@ -199,5 +201,38 @@ func TestAnAnswerThatIsLostIsNoHole(t *testing.T) {
 		if !errors.Is(err, broken) || len(v.Faults) != 0 {
 			t.Errorf("call %d of %d: %v, %v", fail, calls, v.Faults, err)
 		}
+	}
+}
+
+// TestWALThatABackupNeedsIsMissed: an archive may begin anywhere, but not behind the
+// start of a backup, unless what lies between was removed on purpose.
+func TestWALThatABackupNeedsIsMissed(t *testing.T) {
+	dir := t.TempDir()
+	h, _, _ := wrote(t, dir)
+	r, _ := archiveAll(t, dir, h).copy(t)
+	judge := func(from pg.LSN) []string {
+		t.Helper()
+		v, err := archive.Verify(t.Context(), r, archive.Lineage{History: h}, archive.VerifyOptions{From: from})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return faults(v)
+	}
+	for from, want := range map[pg.LSN][]string{
+		0:                        {},
+		segSize.Start(244) + 100: {},
+		segSize.Start(250):       {},
+		segSize.Start(242) + 100: {"missing 242..243"},
+	} {
+		if diff := cmp.Diff(want, judge(from)); diff != "" {
+			t.Errorf("a backup begins at %s (-want +got):\n%s", from, diff)
+		}
+	}
+	first := repo.IncarnationOf(pg.FirstTimeline())
+	if err := archive.NoteExpired(t.Context(), r, archive.SegmentSet{first: {{First: 200, Last: 242}}}); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"missing 243..243"}, judge(segSize.Start(242))); diff != "" {
+		t.Errorf("part of it has expired (-want +got):\n%s", diff)
 	}
 }

@@ -62,8 +62,8 @@ func checkWALKey(h *WALHeader, k Key) error {
 const walMetaGuess = 64 << 10
 
 // ReadWALMeta reads and verifies header, block map and carry. size is that of
-// the object if a listing told it, which makes it one request in most cases,
-// else 0.
+// the object if a listing told it, which makes it one request in most cases and
+// shows an object that was cut, else 0.
 func (r *Repo) ReadWALMeta(ctx context.Context, key string, size int64) (WALMeta, error) {
 	b, err := r.readRange(ctx, key, 0, min(max(size, walHead), walMetaGuess))
 	if err != nil {
@@ -72,6 +72,9 @@ func (r *Repo) ReadWALMeta(ctx context.Context, key string, size int64) (WALMeta
 	h, err := r.openWALHeader(key, b)
 	if err != nil {
 		return WALMeta{}, at(err, key, 0)
+	}
+	if size > 0 && size != h.size() {
+		return WALMeta{}, at(damage(0, "the object has %d bytes, not %d", size, h.size()), key, 0)
 	}
 	if have, need := int64(len(b)), h.tableOffset(); have < need {
 		rest, err := r.readRange(ctx, key, have, need-have)
