@@ -1,10 +1,12 @@
 package e2e_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -145,10 +147,30 @@ func (a *archived) segmentIsLost(t *testing.T) {
 	if o := a.run(t, a.Leader(), "check"); !strings.Contains(o.stdout, name) {
 		t.Errorf("check does not name the hole %s: %v", name, o)
 	}
+	a.holders(t, name)
 	dir := filepath.Join(pgtest.Dir(t), "data")
 	a.refused(t, nil, []string{"-c", a.host(t), "restore", "--target-dir", dir}, name)
 	rename(t, aside, object)
 	a.whole(t)
+}
+
+// holders wants wal verify to say of a lost segment that the leader has it.
+func (a *archived) holders(t *testing.T, name string) {
+	t.Helper()
+	leader := a.Leader()
+	o := a.run(t, leader, "wal", "verify", "--json")
+	var v struct {
+		Faults []struct {
+			First  string
+			HeldBy []string `json:"held_by"`
+		}
+	}
+	if err := json.Unmarshal([]byte(o.stdout), &v); err != nil || o.code != 1 {
+		t.Fatalf("%v: %v", err, o)
+	}
+	if len(v.Faults) != 1 || v.Faults[0].First != name || !slices.Contains(v.Faults[0].HeldBy, leader.Name) {
+		t.Errorf("wal verify of the lost %s, which %s has: %v", name, leader.Name, o)
+	}
 }
 
 // object gives the file of the repository that has a name.

@@ -46,6 +46,9 @@ type Verified struct {
 type FaultSpan struct {
 	Fault
 	Last pg.Segment // Segment is the first
+	// HeldBy are the members whose pg_wal was seen to hold some of the segments.
+	// Verify does not ask them: its caller may.
+	HeldBy []string
 }
 
 // Count is how many segments are concerned.

@@ -64,7 +64,10 @@ func (f *FaultSpan) text(v *Verified) string {
 // hint says what to do about it.
 func (f *FaultSpan) hint(members []string) string {
 	where := "each member's pg_wal, above all that of the leader at the time and of its synchronous standby"
-	if len(members) > 0 {
+	switch {
+	case len(f.HeldBy) > 0:
+		where = "pg_wal of " + strings.Join(f.HeldBy, ", ") + ", where files of that name are now"
+	case len(members) > 0:
 		where = "pg_wal of " + strings.Join(members, ", ")
 	}
 	const otherwise = "; if nobody has it, take a full backup now, since no older one can be recovered past here"

@@ -33,6 +33,8 @@ func TestJSONKeysAreStable(t *testing.T) {
 		"check":          new(checkResult),
 		"version":        new(versionResult),
 		"acknowledge":    new(acknowledged),
+		"wal verify":     new(walVerified),
+		"agent status":   new(agentStatus),
 		"verify":         new(backup.Verification),
 		"verify restore": new(drills),
 		"expire":         new(expiry),

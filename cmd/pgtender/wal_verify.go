@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -23,14 +22,15 @@ func (a *app) walVerifyCmd() *cobra.Command {
 		Short: "Prove that the archived WAL has no hole",
 		Long: `Judges the archived WAL along the history in force: --timeline's, else the current
 leader's, else the repository's. Every segment must be there and continue the one
-before it, by what is stored about each; with --deep every segment is read too,
-its records are checked, and what is stored about it is compared. A hole is named,
-with the members whose pg_wal may still hold the segments. WAL that a failover
-left behind is not looked at.
+before it, from the start of the oldest backup on, by what is stored about each;
+with --deep every segment is read too, its records are checked, and what is stored
+about it is compared. A hole is named, with the members whose pg_wal was seen to
+hold the segments (held_by), else those that may. WAL that a failover left behind
+is not looked at.
 
 JSON keys: ok, deep, history (timeline, source), first, last, segments, indexes,
 bytes_read, streamed (timeline, segment, to, at), faults (kind: missing, damaged, broken, unread, untracked or index;
-first, last, count, at, text, ends_recovery), quarantine, members, findings (severity,
+first, last, count, at, text, ends_recovery, held_by), quarantine, members, findings (severity,
 text, hint).
 
 Exit status:
@@ -96,6 +96,7 @@ type walFault struct {
 	At           pg.LSN            `json:"at"`
 	Text         string            `json:"text"`
 	EndsRecovery bool              `json:"ends_recovery"`
+	HeldBy       []string          `json:"held_by"`
 }
 
 func (n *node) walVerify(ctx context.Context, i repo.Incarnation, deep bool) (walVerified, error) {
@@ -107,9 +108,16 @@ func (n *node) walVerify(ctx context.Context, i repo.Incarnation, deep bool) (wa
 	if err != nil {
 		return walVerified{}, err
 	}
-	v, err := archive.Verify(ctx, r, lineage, archive.VerifyOptions{Deep: deep, Log: n.log})
+	backups, err := backup.List(ctx, r)
 	if err != nil {
 		return walVerified{}, err
+	}
+	v, err := archive.Verify(ctx, r, lineage, archive.VerifyOptions{Deep: deep, From: neededFrom(backups, lineage.History), Log: n.log})
+	if err != nil {
+		return walVerified{}, err
+	}
+	if len(v.Faults) > 0 {
+		n.askMembers(ctx, &v)
 	}
 	out := walVerified{
 		Deep: deep, History: infoHistory{Timeline: lineage.Timeline, Source: lineage.Source}, Segments: v.Segments, Indexes: v.Indexes, BytesRead: v.Bytes,
@@ -120,10 +128,12 @@ func (n *node) walVerify(ctx context.Context, i repo.Incarnation, deep bool) (wa
 	}
 	for i := range v.Faults {
 		f := &v.Faults[i]
-		out.Faults = append(out.Faults, walFault{f.Kind, f.Segment.Name(v.SegmentSize), f.Last.Name(v.SegmentSize), f.Count(), f.At, f.Error(), f.EndsRecovery()})
+		out.Faults = append(out.Faults, walFault{
+			f.Kind, f.Segment.Name(v.SegmentSize), f.Last.Name(v.SegmentSize), f.Count(), f.At, f.Error(), f.EndsRecovery(), append([]string{}, f.HeldBy...),
+		})
 	}
 	if len(v.Faults) > 0 {
-		out.Members = n.mayHoldWAL(ctx, r)
+		out.Members = n.mayHoldWAL(ctx, r, backups)
 	}
 	quarantine, err := r.Quarantine(ctx)
 	if err != nil {
@@ -172,35 +182,4 @@ func (w *walVerified) streamed(ctx context.Context, r *repo.Repo, h pg.History, 
 	}
 	w.Findings = append(w.Findings, f)
 	return nil
-}
-
-// mayHoldWAL names the members whose pg_wal may hold what the archive lacks:
-// those of the cluster, and those that the repository knows from marks, alarms
-// and backups. What cannot be asked is left out.
-func (n *node) mayHoldWAL(ctx context.Context, r *repo.Repo) []string {
-	var out []string
-	if c, err := n.cluster(ctx); err == nil {
-		for _, m := range c.Members {
-			out = append(out, m.Name)
-		}
-	}
-	if seen, err := sightings(ctx, r); err == nil {
-		for name := range seen {
-			out = append(out, name)
-		}
-	}
-	if alarms, err := archive.Alarms(ctx, r); err == nil {
-		for _, alarm := range alarms {
-			out = append(out, alarm.Member)
-		}
-	}
-	if backups, err := backup.List(ctx, r); err == nil {
-		for _, b := range backups {
-			if b.Backup != nil {
-				out = append(out, b.Backup.SourceMember)
-			}
-		}
-	}
-	slices.Sort(out)
-	return slices.DeleteFunc(slices.Compact(out), func(name string) bool { return name == "" })
 }
