@@ -78,6 +78,7 @@ type Stock struct {
 	Packs     map[repo.BackupID][]repo.Pack
 	Fences    map[repo.BackupID]time.Time // tombstones, with the store's time
 	Running   []repo.Marked[repo.Running]
+	Gone      map[repo.BackupID]bool // those of Running whose process is known to have ended
 	Readers   []repo.Marked[repo.Reader]
 	Condemned []repo.Condemnation
 	Marks     map[repo.BackupID]Marks
@@ -133,6 +134,7 @@ const (
 	ItemBackup     = "backup"
 	ItemPending    = "pending backup"
 	ItemPacks      = "packs"
+	ItemStray      = "stray packs" // that their own backup does not name
 	ItemWAL        = "wal"
 	ItemChunks     = "chunks"
 	ItemMarker     = "marker"
@@ -151,7 +153,7 @@ type ExpiryItem struct {
 	Objects int    `json:"objects"`
 	Bytes   int64  `json:"bytes"`
 
-	id     repo.BackupID // backup, pending, packs, marker, tombstone
+	id     repo.BackupID // backup, pending, packs, stray packs, marker, tombstone
 	packs  []repo.Pack   // to be removed
 	wal    WALRange
 	key    repo.Key // quarantine

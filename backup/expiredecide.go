@@ -31,7 +31,7 @@ func DecideExpiry(s *Stock) Expiry {
 	return *d.e
 }
 
-var itemOrder = []string{ItemBackup, ItemPending, ItemPacks, ItemWAL, ItemChunks, ItemMarker, ItemTombstone, ItemQuarantine, ItemEvent}
+var itemOrder = []string{ItemBackup, ItemPending, ItemPacks, ItemStray, ItemWAL, ItemChunks, ItemMarker, ItemTombstone, ItemQuarantine, ItemEvent}
 
 type decider struct {
 	s   *Stock
@@ -48,6 +48,7 @@ type decider struct {
 	readsAny bool
 	parents  map[repo.BackupID]bool // of live backups
 	running  map[repo.BackupID]bool // live backups
+	begun    map[repo.BackupID]bool // synthetic ones that died, and can be gone on with
 }
 
 func (d *decider) item(i ExpiryItem) { d.e.Items = append(d.e.Items, i) }
@@ -56,14 +57,14 @@ func (d *decider) item(i ExpiryItem) { d.e.Items = append(d.e.Items, i) }
 // runs: what it leans on is not in any manifest yet.
 func (d *decider) markers() {
 	s := d.s
-	d.reads, d.parents, d.running = make(map[repo.BackupID]bool), make(map[repo.BackupID]bool), make(map[repo.BackupID]bool)
+	d.reads, d.parents, d.running, d.begun = make(map[repo.BackupID]bool), make(map[repo.BackupID]bool), make(map[repo.BackupID]bool), make(map[repo.BackupID]bool)
 	for _, m := range s.Running {
 		if errors.Is(m.Err, storage.ErrNotExist) {
 			// Renewed or ended since it was listed: alive until the next look.
 			m.Renewed = s.Now
 		}
 		old := s.Now.Sub(m.Renewed)
-		if old < s.Policy.MarkerGrace {
+		if old < s.Policy.MarkerGrace && !s.Gone[m.ID] {
 			d.running[m.ID] = true
 			d.parents[m.Marker.Parent] = true
 			// Where it cannot be read it may build on any.
@@ -71,7 +72,19 @@ func (d *decider) markers() {
 			d.block("backup %s is running: its marker is %s old", m.ID, age(old))
 			continue
 		}
-		d.item(ExpiryItem{Kind: ItemMarker, Name: m.ID.String(), Action: Remove, Reason: fmt.Sprintf("of a backup that has given no sign of life for %s", age(old)), Objects: 1, id: m.ID})
+		it := ExpiryItem{Kind: ItemMarker, Name: m.ID.String(), Action: Remove, Reason: fmt.Sprintf("of a backup that has given no sign of life for %s", age(old)), Objects: 1, id: m.ID}
+		if s.Gone[m.ID] {
+			it.Reason = "of a backup whose process is gone"
+		}
+		if d.canGoOn(&m) && old < synthesisPatience {
+			// It leans on nothing but its own packs, so that it is in nobody's
+			// way. Before its own or its parent's go, it is not spared any more.
+			d.begun[m.ID] = true
+			it.Action, it.Reason = Keep, fmt.Sprintf("of a synthetic backup that died; the next one goes on with it, unless a newer backup comes or %s pass", age(synthesisPatience))
+			d.item(it)
+			continue
+		}
+		d.item(it)
 		d.e.dead = append(d.e.dead, m.ID)
 	}
 	for _, m := range s.Readers {
@@ -89,6 +102,19 @@ func (d *decider) markers() {
 			d.reads[m.Marker.Backup] = true
 		}
 	}
+}
+
+// canGoOn reports whether a dead backup is a synthetic one of the newest backup,
+// and was not given up.
+func (d *decider) canGoOn(m *repo.Marked[repo.Running]) bool {
+	if _, fenced := d.s.Fences[m.ID]; m.Err != nil || !synthesizes(m.Marker) || fenced || d.condemned(m.ID) != nil {
+		return false
+	}
+	newest := repo.BackupID(0)
+	for i := range d.s.Backups {
+		newest = max(newest, d.s.Backups[i].ID)
+	}
+	return m.Marker.Parent == newest
 }
 
 func (d *decider) block(format string, args ...any) {
@@ -301,14 +327,14 @@ func (d *decider) inUse(id repo.BackupID) bool {
 // packs decides about packs: those stay that a manifest leans on which stays.
 func (d *decider) packs() {
 	needed := make(map[repo.PackRef]bool)
-	has := make(map[repo.BackupID]bool)
+	has := make(map[repo.BackupID]*StockBackup)
 	leaning := make(map[repo.BackupID]int)
 	for i := range d.s.Backups {
 		b := &d.s.Backups[i]
 		if d.gone[b] {
 			continue
 		}
-		has[b.ID] = true
+		has[b.ID] = b
 		seen := make(map[repo.BackupID]bool)
 		for _, p := range b.Packs {
 			needed[p.PackRef] = true
@@ -326,23 +352,46 @@ func (d *decider) packs() {
 	for _, id := range ids {
 		keep := ExpiryItem{Kind: ItemPacks, Name: id.String(), Action: Keep, id: id, Reason: fmt.Sprintf("%d backups lean on them", leaning[id])}
 		drop := ExpiryItem{Kind: ItemPacks, Name: id.String(), id: id, Reason: "no backup leans on them"}
+		stray := ExpiryItem{Kind: ItemStray, Name: id.String(), id: id}
 		for _, p := range d.s.Packs[id] {
 			it := &drop
-			if needed[p.PackRef] || has[id] {
+			switch b := has[id]; {
+			case needed[p.PackRef] || b != nil && (b.Pending || b.Err != nil):
 				it = &keep
-			} else {
-				it.packs = append(it.packs, p)
+			case b != nil:
+				it = &stray
 			}
+			it.packs = append(it.packs, p)
 			it.Objects++
 			it.Bytes += p.Size
 		}
 		if keep.Objects > 0 {
 			d.item(keep)
 		}
+		if stray.Objects > 0 {
+			d.dropStray(&stray, d.s.Now.Sub(has[id].Stored))
+			d.item(stray)
+		}
 		if drop.Objects > 0 {
 			d.dropPacks(&drop)
 			d.item(drop)
 		}
+	}
+}
+
+// dropStray decides about packs of a committed backup that neither it nor another
+// names. Two processes wrote under its id, one of which went on with the work of
+// the other that only seemed to be dead. Such packs can come to be named by no
+// manifest, for the backup has one, and others lean on what that names.
+func (d *decider) dropStray(it *ExpiryItem, committed time.Duration) {
+	grace := max(d.s.Policy.Grace, d.s.Policy.MarkerGrace)
+	switch it.Reason = "their own backup does not name them: another process wrote under its id"; {
+	case d.e.Blocked != "":
+		it.Action, it.Reason = Wait, d.e.Blocked
+	case committed < grace:
+		it.Action, it.Reason = Wait, fmt.Sprintf("%s; they stay until it is %s old", it.Reason, age(grace))
+	default:
+		it.Action = Remove
 	}
 }
 
@@ -352,6 +401,8 @@ func (d *decider) dropPacks(it *ExpiryItem) {
 	switch {
 	case d.running[it.id]:
 		it.Action, it.Reason = Keep, "the backup that writes them is running"
+	case d.begun[it.id]:
+		it.Action, it.Reason = Keep, "the synthetic backup that they belong to can be gone on with"
 	case c == nil:
 		it.Action, it.Reason = Condemn, "their backup was never complete or is gone, and no other leans on them"
 	case d.e.Blocked != "":

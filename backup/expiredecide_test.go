@@ -62,6 +62,19 @@ func addBackup(s *backup.Stock, id int, stored time.Time, h pg.History, n pg.Seg
 	s.Packs[b.ID] = []repo.Pack{pack}
 }
 
+// addPack adds a pack of a backup that no manifest names.
+func addPack(s *backup.Stock, id int, n uint32) {
+	b := repotest.ID(id)
+	s.Packs[b] = append(s.Packs[b], repo.Pack{PackRef: repo.PackRef{Backup: b, Number: n}, Size: 5})
+}
+
+// synthesis adds number 90, a synthetic backup of another that has begun.
+func synthesis(s *backup.Stock, of int, renewed time.Duration) {
+	addPack(s, 90, 1)
+	m := repo.Running{ID: repotest.ID(90), Parent: repotest.ID(of), Stage: string(repo.Synthetic)}
+	s.Running = append(s.Running, repo.Marked[repo.Running]{ID: m.ID, Marker: m, Renewed: s.Now.Add(-renewed)})
+}
+
 func condemn(s *backup.Stock, id int, ago time.Duration, v repo.Verdict, data map[string]string) {
 	s.Condemned = append(s.Condemned, repo.Condemnation{ID: repotest.ID(100 + id), Subject: repotest.ID(id).String(), Reason: "it was old", Since: s.Now.Add(-ago), Verdict: v, Data: data})
 }
@@ -157,6 +170,52 @@ func TestWhatExpires(t *testing.T) {
 			s.Packs[repotest.ID(6)] = []repo.Pack{{PackRef: repo.PackRef{Backup: repotest.ID(6), Number: 1}, Size: 5}}
 			s.Running = append(s.Running, repo.Marked[repo.Running]{ID: repotest.ID(6), Renewed: s.Now.Add(-time.Minute)})
 		}},
+		"packs that their own backup does not name": {change: func(s *backup.Stock) { addPack(s, 4, 9) }, want: []string{"remove stray packs 4"}},
+		"packs that their own backup does not name, and another does": {change: func(s *backup.Stock) {
+			addPack(s, 4, 9)
+			s.Backups[4].Packs = append(s.Backups[4].Packs, s.Packs[repotest.ID(4)]...)
+		}},
+		"packs that a backup of this hour does not name": {change: func(s *backup.Stock) {
+			addPack(s, 5, 9)
+			s.Backups[4].Stored = s.Now.Add(-time.Hour)
+		}, want: []string{"wait stray packs 5"}},
+		"packs that a backup which cannot be read may name": {change: func(s *backup.Stock) {
+			addPack(s, 4, 9)
+			s.Backups[3].Backup, s.Backups[3].Err, s.Backups[3].Packs = nil, repo.ErrCorrupt, nil
+		}},
+		"packs that their own backup does not name, while another runs": {change: func(s *backup.Stock) {
+			addPack(s, 4, 9)
+			s.Running = append(s.Running, repo.Marked[repo.Running]{ID: repotest.ID(90), Marker: repo.Running{Parent: repotest.ID(5)}, Renewed: s.Now.Add(-time.Minute)})
+		}, want: []string{"wait stray packs 4"}},
+		"a backup whose process is gone is in nobody's way": {policy: backup.Policy{KeepBackups: 4}, change: func(s *backup.Stock) {
+			condemn(s, 1, 2*day, "", nil)
+			synthesis(s, 4, time.Minute)
+			s.Running[0].Marker.Stage, s.Gone = "", map[repo.BackupID]bool{repotest.ID(90): true}
+		}, want: []string{"remove backup 1", "remove packs 1", "condemn packs 90", "condemn wal 00000001000000000000000A..000000010000000000000013", "remove marker 90"}},
+		"a synthetic backup being made": {policy: backup.Policy{KeepBackups: 4}, change: func(s *backup.Stock) {
+			condemn(s, 1, 2*day, "", nil)
+			synthesis(s, 5, time.Minute)
+		}, want: []string{"remove backup 1", "wait packs 1", "condemn wal 00000001000000000000000A..000000010000000000000013"}},
+		"a synthetic backup whose process is gone waits for the next, in nobody's way": {policy: backup.Policy{KeepBackups: 4}, change: func(s *backup.Stock) {
+			condemn(s, 1, 2*day, "", nil)
+			synthesis(s, 5, time.Minute)
+			s.Gone = map[repo.BackupID]bool{repotest.ID(90): true}
+		}, want: []string{"remove backup 1", "remove packs 1", "condemn wal 00000001000000000000000A..000000010000000000000013"}},
+		"a synthetic backup that gives no sign of life waits for a week": {policy: backup.Policy{KeepBackups: 4}, change: func(s *backup.Stock) {
+			condemn(s, 1, 2*day, "", nil)
+			synthesis(s, 5, 7*day-time.Second)
+		}, want: []string{"remove backup 1", "remove packs 1", "condemn wal 00000001000000000000000A..000000010000000000000013"}},
+		"and not longer": {change: func(s *backup.Stock) { synthesis(s, 5, 7*day) }, want: []string{"condemn packs 90", "remove marker 90"}},
+		"a synthetic backup that died, of one that is not the newest": {change: func(s *backup.Stock) { synthesis(s, 4, 2*time.Hour) },
+			want: []string{"condemn packs 90", "remove marker 90"}},
+		"a synthetic backup that died and was given up": {change: func(s *backup.Stock) {
+			synthesis(s, 5, 2*time.Hour)
+			s.Fences[repotest.ID(90)] = s.Now
+		}, want: []string{"condemn packs 90", "remove marker 90"}},
+		"a synthetic backup that died and is condemned": {change: func(s *backup.Stock) {
+			synthesis(s, 5, 2*time.Hour)
+			condemn(s, 90, day, "", nil)
+		}, want: []string{"remove packs 90", "remove marker 90"}},
 		"others lean on its packs": {policy: backup.Policy{KeepBackups: 4}, change: func(s *backup.Stock) {
 			condemn(s, 1, day, "", nil)
 			s.Backups[4].Packs = append(s.Backups[4].Packs, s.Backups[0].Packs...)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"slices"
 	"time"
 
@@ -39,6 +40,11 @@ func ReadStock(ctx context.Context, r *repo.Repo, p Policy, now time.Time, l arc
 	}
 	if s.Running, err = r.RunningBackups(ctx); err != nil {
 		return nil, err
+	}
+	s.Gone = make(map[repo.BackupID]bool)
+	host, _ := os.Hostname() // unknown it is none of the markers' hosts
+	for _, m := range s.Running {
+		s.Gone[m.ID] = m.Err == nil && goneFrom(m.Marker, host)
 	}
 	if s.Readers, err = r.Readers(ctx); err != nil {
 		return nil, err

@@ -119,9 +119,7 @@ func (o Options) withDefaults() (Options, error) {
 	o.ReplayStall = cmp.Or(o.ReplayStall, time.Minute)
 	o.ArchiveTimeout = cmp.Or(o.ArchiveTimeout, time.Hour)
 	o.ArchiveGrace = cmp.Or(o.ArchiveGrace, 10*time.Second)
-	o.Beat.Period = cmp.Or(o.Beat.Period, time.Minute)
-	o.Beat.Lapse = cmp.Or(o.Beat.Lapse, 10*o.Beat.Period)
-	o.Grace = cmp.Or(o.Grace, o.Beat.Lapse*3/2)
+	o.Beat, o.Grace = beats(o.Beat, o.Grace)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -129,4 +127,12 @@ func (o Options) withDefaults() (Options, error) {
 		o.Progress = func(Progress) {}
 	}
 	return o, nil
+}
+
+// beats fills in the rhythm of a running marker, and the age from which another's
+// counts as dead.
+func beats(b repo.Beat, grace time.Duration) (repo.Beat, time.Duration) {
+	b.Period = cmp.Or(b.Period, time.Minute)
+	b.Lapse = cmp.Or(b.Lapse, 10*b.Period)
+	return b, cmp.Or(grace, b.Lapse*3/2)
 }

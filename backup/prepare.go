@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/finding"
 	"github.com/pgtender/pgtender/internal/pg/server"
@@ -24,13 +22,13 @@ func (t *run) alone(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	rival, dead := judgeMarkers(marked, t.id, t.Grace, func(m repo.Running) bool {
-		return deadHere(m, t.Host, t.Member, processGone)
-	})
-	for _, id := range dead {
+	rival, dead := judgeMarkers(marked, t.id, t.Grace, t.gone)
+	for _, m := range dead {
+		if synthesizes(m.Marker) {
+			continue // it can be gone on with, as long as there is no newer backup
+		}
 		// Other hosts would wait for it to grow old.
-		t.Log.InfoContext(ctx, "removing the running marker of a backup whose process is gone", "backup", id.String())
-		if err := t.Repo.RemoveMarker(ctx, repo.KeyRunning, id); err != nil {
+		if err := removeDead(ctx, t.Repo, m.ID, t.Log); err != nil {
 			return err
 		}
 	}
@@ -41,19 +39,12 @@ func (t *run) alone(ctx context.Context) error {
 	return rival
 }
 
-// deadHere reports whether a marker is of a member on this host, and of a process
-// that is gone.
-func deadHere(m repo.Running, host, member string, gone func(pid int) bool) bool {
-	return m.Host == host && m.Member == member && gone(m.PID)
-}
-
-// processGone reports whether a process of this host has ended.
-func processGone(pid int) bool { return unix.Kill(pid, 0) == unix.ESRCH }
+func (t *run) gone(m repo.Running) bool { return goneFrom(m, t.Host) }
 
 // judgeMarkers finds, in a listing that holds our own marker, the backup that
 // runs beside ours, as an error, and those whose process is known to be gone.
 // Ages are by the store's clock, whose present is when our own was stored.
-func judgeMarkers(marked []repo.Marked[repo.Running], own repo.BackupID, grace time.Duration, gone func(repo.Running) bool) (rival error, dead []repo.BackupID) {
+func judgeMarkers(marked []repo.Marked[repo.Running], own repo.BackupID, grace time.Duration, gone func(repo.Running) bool) (rival error, dead []repo.Marked[repo.Running]) {
 	var now time.Time
 	for _, m := range marked {
 		if m.ID == own {
@@ -68,7 +59,7 @@ func judgeMarkers(marked []repo.Marked[repo.Running], own repo.BackupID, grace t
 		switch {
 		case m.ID == own, age > grace:
 		case m.Err == nil && gone(m.Marker):
-			dead = append(dead, m.ID)
+			dead = append(dead, m)
 		default:
 			rival = finding.WithHint(
 				fmt.Errorf("%w: %s by member %q on host %q, whose last sign of life is %s old", ErrRunning, m.ID, m.Marker.Member, m.Marker.Host, age.Round(time.Second)),

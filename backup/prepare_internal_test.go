@@ -43,8 +43,12 @@ func TestMarkersOfOtherBackupsAreJudgedByTheStoresClock(t *testing.T) {
 			if rival != nil && c.rival == "is running" && !errors.Is(rival, ErrRunning) {
 				t.Errorf("%v is not ErrRunning", rival)
 			}
-			if !slices.Equal(dead, c.dead) {
-				t.Errorf("dead: %v, want %v", dead, c.dead)
+			var ids []repo.BackupID
+			for _, m := range dead {
+				ids = append(ids, m.ID)
+			}
+			if !slices.Equal(ids, c.dead) {
+				t.Errorf("dead: %v, want %v", ids, c.dead)
 			}
 		})
 	}

@@ -232,7 +232,7 @@ func (x *sweeper) packs(ctx context.Context) error {
 		}
 		x.removed(ctx, it)
 		return nil
-	}, ItemPacks)
+	}, ItemPacks, ItemStray)
 }
 
 // segments removes WAL, the oldest first, after it has said which. What the

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/backup/repo/repotest"
@@ -102,7 +103,7 @@ func (k *killing) Put(ctx context.Context, key string, src io.ReaderAt, size int
 
 func TestAKilledSynthesisIsGoneOnWith(t *testing.T) {
 	l := sparse(t)
-	o := SynthesizeOptions{Repo: l.repo, ToolVersion: "test", Workers: 1, packSize: 256 << 10, gone: func(int) bool { return true }}
+	o := SynthesizeOptions{Repo: l.repo, ToolVersion: "test", Workers: 1, packSize: 256 << 10, gone: func(repo.Running) bool { return true }}
 	ctx, kill := context.WithCancelCause(t.Context())
 	dead := errors.New("killed")
 	first := o
@@ -155,7 +156,7 @@ func TestAKilledSynthesisIsGoneOnWith(t *testing.T) {
 
 func TestASynthesisThatWasGivenUpIsBegunAnew(t *testing.T) {
 	l := sparse(t)
-	o := SynthesizeOptions{Repo: l.repo, ToolVersion: "test", Workers: 1, gone: func(int) bool { return true }}
+	o := SynthesizeOptions{Repo: l.repo, ToolVersion: "test", Workers: 1, gone: func(repo.Running) bool { return true }}
 	ctx, kill := context.WithCancel(t.Context())
 	first := o
 	first.Progress = func(Progress) { kill() }
@@ -175,6 +176,97 @@ func TestASynthesisThatWasGivenUpIsBegunAnew(t *testing.T) {
 		t.Fatalf("made %s (given up: %s), %v", b.ID, begun, err)
 	}
 	l.sameAs(t, b.ID)
+	repotest.Check(t, l.meter)
+}
+
+// begun leaves a synthetic backup behind that was killed, and gives its id.
+func begun(t *testing.T, l *line, o SynthesizeOptions) repo.BackupID {
+	t.Helper()
+	ctx, kill := context.WithCancel(t.Context())
+	defer kill()
+	o.Repo = repo.Open(&killing{Store: l.meter, after: 2, kill: kill}, repotest.Cluster, repo.Options{})
+	if _, err := Synthesize(ctx, o); err == nil {
+		t.Fatal("it was not killed")
+	}
+	marked, err := l.repo.RunningBackups(t.Context())
+	if err != nil || len(marked) != 1 {
+		t.Fatalf("markers %v, %v", marked, err)
+	}
+	return marked[0].ID
+}
+
+func TestASynthesisThatMayBeAliveIsLeftAlone(t *testing.T) {
+	l := sparse(t)
+	o := SynthesizeOptions{Repo: l.repo, ToolVersion: "test", Workers: 1, packSize: 256 << 10, gone: func(repo.Running) bool { return false }}
+	id := begun(t, l, o)
+	b, err := Synthesize(t.Context(), o)
+	if err != nil || b.ID == id {
+		t.Fatalf("made %s beside %s, %v", b.ID, id, err)
+	}
+	marked, err := l.repo.RunningBackups(t.Context())
+	if err != nil || len(marked) != 1 || marked[0].ID != id {
+		t.Errorf("markers %v, %v; the other's was to be left", marked, err)
+	}
+	repotest.Check(t, l.meter)
+}
+
+func TestASynthesisWithoutASignOfLifeIsGoneOnWithElsewhere(t *testing.T) {
+	l := sparse(t)
+	o := SynthesizeOptions{Repo: l.repo, Member: "pg1", Host: "h1", ToolVersion: "test", Workers: 1, packSize: 256 << 10, gone: func(repo.Running) bool { return false }}
+	id := begun(t, l, o)
+	o.Member, o.Host, o.Grace = "pg2", "h2", time.Nanosecond
+	if b, err := Synthesize(t.Context(), o); err != nil || b.ID != id {
+		t.Fatalf("made %s, not %s, %v", b.ID, id, err)
+	}
+	l.sameAs(t, id)
+	repotest.Check(t, l.meter)
+}
+
+// Whoever seemed to be dead may wake up, and write under the id that another has
+// gone on with.
+func TestPacksOfAWriterThatWakesUpDoNotStay(t *testing.T) {
+	l := sparse(t)
+	o := SynthesizeOptions{Repo: l.repo, ToolVersion: "test", Workers: 1, packSize: 256 << 10, gone: func(repo.Running) bool { return true }}
+	id := begun(t, l, o)
+	late, err := l.repo.Create(t.Context(), id, repo.WriteOptions{PackSize: 64 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer late.Close()
+	var p *repo.PackWriter
+	for range 100 { // the last has a number that the other does not come to
+		p = late.Pack()
+		if _, err := p.WriteRun(t.Context(), 1, 0, []byte("late")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if b, err := Synthesize(t.Context(), o); err != nil || b.ID != id {
+		t.Fatalf("made %s, not %s, %v", b.ID, id, err)
+	}
+	if err := p.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	strays := func() (n int) {
+		m, err := l.repo.OpenManifest(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stored, err := l.repo.StoredPacks(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(stored[id]) - len(m.Packs)
+	}
+	for deadline := time.Now().Add(time.Minute); strays() == 0; { // it is put in the background
+		if time.Now().After(deadline) {
+			t.Fatal("the late pack does not come")
+		}
+	}
+	x, err := Expire(t.Context(), ExpireOptions{Repo: l.repo, Policy: Policy{Grace: -1, MarkerGrace: -1}})
+	if err != nil || strays() != 0 {
+		t.Errorf("%d packs are left that the manifest does not name (%v): %+v", strays(), err, x.Items)
+	}
+	l.sameAs(t, id)
 	repotest.Check(t, l.meter)
 }
 

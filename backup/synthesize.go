@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/internal/process"
 )
 
 // SynthesizeOptions say how a synthetic full backup is made. Repo and
@@ -30,13 +32,17 @@ type SynthesizeOptions struct {
 	Workers int   // 0 means a processor each, at most 8
 	MaxRate int64 // bytes of content per second over all workers; 0 means no limit
 
-	Beat     repo.Beat
+	// Beat is the rhythm of the running marker, and Grace the age from which that
+	// of another synthesis is taken for dead, as in Options.
+	Beat  repo.Beat
+	Grace time.Duration
+
 	Log      *slog.Logger // nil discards
 	Progress func(Progress)
 
 	// For tests.
-	gone     func(pid int) bool // nil means processGone
-	packSize int                // bytes; 0 means what fits into memory
+	gone     func(repo.Running) bool // nil means goneFrom the host
+	packSize int                     // bytes; 0 means what fits into memory
 }
 
 func (o SynthesizeOptions) withDefaults() (SynthesizeOptions, error) {
@@ -58,8 +64,9 @@ func (o SynthesizeOptions) withDefaults() (SynthesizeOptions, error) {
 		o.Progress = func(Progress) {}
 	}
 	if o.gone == nil {
-		o.gone = processGone
+		o.gone = func(m repo.Running) bool { return goneFrom(m, o.Host) }
 	}
+	o.Beat, o.Grace = beats(o.Beat, o.Grace)
 	return o, nil
 }
 
@@ -71,9 +78,10 @@ var ErrNothingToSynthesize = errors.New("there is no backup that leans on older 
 // is read, every frame checked, and stored again, live pages only and in order.
 // It is of the same moment as the one it is made from, and leans on no other, so
 // that older ones can expire. No database is read. Killed at any point it leaves
-// packs that no manifest names, and the next one of the same backup by the same
-// member goes on with them: what they hold of a large file, from its beginning
-// on, is not made again.
+// packs that no manifest names, and the next one of the same backup goes on with
+// them, on whatever member: what they hold of a large file, from its beginning on,
+// is not made again. A process counts as dead if it is known to be gone, or when
+// its marker has grown old.
 //
 // Memory: that of packs being written, and for each worker twice synthRange and a
 // frame of every backup that it leans on.
@@ -103,7 +111,11 @@ func (o SynthesizeOptions) begin(ctx context.Context, of repo.BackupID, started 
 	if err != nil {
 		return repo.Backup{}, err
 	}
-	if id := o.unfinished(marked, of); !id.IsZero() {
+	id, err := o.unfinished(ctx, marked, of)
+	if err != nil {
+		return repo.Backup{}, err
+	}
+	if !id.IsZero() {
 		made, err := o.under(ctx, id, of, started, true)
 		if !errors.Is(err, repo.ErrNotResumable) {
 			return made, err
@@ -114,28 +126,39 @@ func (o SynthesizeOptions) begin(ctx context.Context, of repo.BackupID, started 
 }
 
 // unfinished gives the id of a synthetic backup of the same backup whose process
-// here is gone, 0 if there is none.
-func (o SynthesizeOptions) unfinished(marked []repo.Marked[repo.Running], of repo.BackupID) (id repo.BackupID) {
+// is dead, 0 if there is none.
+func (o SynthesizeOptions) unfinished(ctx context.Context, marked []repo.Marked[repo.Running], of repo.BackupID) (id repo.BackupID, err error) {
+	marked = slices.DeleteFunc(marked, func(m repo.Marked[repo.Running]) bool {
+		return m.Err != nil || !synthesizes(m.Marker) || m.Marker.Parent != of
+	})
+	if len(marked) == 0 {
+		return 0, nil
+	}
+	now, err := o.Repo.StoreTime(ctx)
+	if err != nil {
+		return 0, err
+	}
 	for _, m := range marked {
-		r := m.Marker
-		if m.Err == nil && r.Stage == string(repo.Synthetic) && r.Parent == of && deadHere(r, o.Host, o.Member, o.gone) {
+		if now.Sub(m.Renewed) > o.Grace || o.gone(m.Marker) {
 			id = max(id, m.ID)
 		}
 	}
-	return id
+	return id, nil
 }
 
 // under makes the backup with an id.
 func (o SynthesizeOptions) under(ctx context.Context, id, of repo.BackupID, started time.Time, resume bool) (made repo.Backup, err error) {
-	marker := repo.Running{ID: id, Parent: of, Member: o.Member, Host: o.Host, PID: os.Getpid(), Started: started, Stage: string(repo.Synthetic)}
+	marker := repo.Running{ID: id, Parent: of, Member: o.Member, Host: o.Host, PID: os.Getpid(), Process: process.Mark(), Started: started, Stage: string(repo.Synthetic)}
 	err = o.Repo.Heartbeat(ctx, marker, o.Beat, func(ctx context.Context) error {
 		m, err := o.Repo.OpenManifest(ctx, of)
 		if err != nil {
 			return err
 		}
 		s := &synthesis{SynthesizeOptions: o, m: m, block: m.Backup.BlockSize, rate: &rate{perSecond: o.MaxRate}}
-		made, err = s.make(ctx, id, started, resume)
-		return err
+		if made, err = s.make(ctx, id, started, resume); err != nil {
+			return err
+		}
+		return forgetSyntheses(ctx, o.Repo, id, o.gone, o.Log)
 	})
 	return made, err
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/pgtender/pgtender/internal/finding"
 	"github.com/pgtender/pgtender/internal/pg/server"
 	"github.com/pgtender/pgtender/internal/pg/wal"
+	"github.com/pgtender/pgtender/internal/process"
 )
 
 // Result is what [Take] did. After an error it tells how far it came.
@@ -133,7 +134,7 @@ func (t *run) attempt(ctx context.Context) (err error) {
 	}
 	// 2. The marker says that this backup runs, and what it builds on. A crash
 	// leaves it behind, and it grows old.
-	marker := repo.Running{ID: t.id, Parent: t.marked, Member: t.Member, Host: t.Host, PID: os.Getpid(), Started: t.started}
+	marker := repo.Running{ID: t.id, Parent: t.marked, Member: t.Member, Host: t.Host, PID: os.Getpid(), Process: process.Mark(), Started: t.started}
 	err = t.Repo.Heartbeat(ctx, marker, t.Beat, t.protocol)
 	if t.done && err != nil {
 		t.Log.WarnContext(ctx, "backup is complete, but cleaning up after it failed", "backup", t.id.String(), "error", err)
@@ -174,7 +175,10 @@ func (t *run) protocol(ctx context.Context) error {
 	t.done = true
 	t.Log.InfoContext(ctx, "backup is complete", "backup", t.id.String(), "start", b.Start.String(), "stop", b.Stop.String())
 	// The WAL of earlier copies has come with ours, as a rule.
-	return t.finishEarlier(ctx)
+	if err := t.finishEarlier(ctx); err != nil {
+		return err
+	}
+	return forgetSyntheses(ctx, t.Repo, t.id, t.gone, t.Log)
 }
 
 // finishEarlier commits what earlier runs left pending.

@@ -17,6 +17,7 @@ type Running struct {
 	Member  string    `json:"member"`
 	Host    string    `json:"host"`
 	PID     int       `json:"pid"`
+	Process string    `json:"process,omitempty"` // tells it from others of that number
 	Started time.Time `json:"started"`
 	Beat    time.Time `json:"beat"` // set by Heartbeat
 	Stage   string    `json:"stage,omitempty"`

@@ -221,7 +221,7 @@ func TestAChainOfIncrementalBackups(t *testing.T) {
 			t.Errorf("%s %d: %+v", l.Job, l.Number, l)
 		}
 	}
-	if want := []string{chainFull, chainIncremental, chainIncremental, chainRestore, chainFull, chainRestoreFull}; !cmp.Equal(jobs, want) {
+	if want := []string{chainFull, chainIncremental, chainIncremental, chainRestore, chainSynthetic, chainRestoreMade, chainFull, chainRestoreFull}; !cmp.Equal(jobs, want) {
 		t.Errorf("%q, want %q", jobs, want)
 	}
 }

@@ -22,7 +22,7 @@ type Chain struct {
 	SizeMB    int    `json:"size_mb"` // asked for
 	DataBytes int64  `json:"data_bytes"`
 	Tool      string `json:"tool"`
-	Job       string `json:"job"`              // full, incremental, restore, restore of full
+	Job       string `json:"job"`              // full, incremental, restore, synthetic, restore of synthetic, restore of full
 	Number    int    `json:"number,omitempty"` // of the incremental backup, and of the one restored, from 1
 	Figures
 	// Of an incremental backup: the pages that were changed, and what they take
@@ -40,6 +40,8 @@ const (
 	chainFull        = "full"
 	chainIncremental = "incremental"
 	chainRestore     = "restore"
+	chainSynthetic   = "synthetic"
+	chainRestoreMade = "restore of synthetic"
 	chainRestoreFull = "restore of full"
 )
 
@@ -129,6 +131,11 @@ func (c *chain) of(ctx context.Context, t incrementer) error {
 	if err := c.restoreNewest(ctx, t, Chain{Job: chainRestore, Number: c.opts.incrementals}); err != nil {
 		return err
 	}
+	if s, ok := t.(synthesizer); ok {
+		if err := c.synthesize(ctx, s); err != nil {
+			return err
+		}
+	}
 	if err := c.server.archiveWith(ctx, archive); err != nil {
 		return err
 	}
@@ -147,6 +154,26 @@ func (c *chain) backUp(ctx context.Context, t incrementer, j job, line Chain) er
 	}
 	c.keep(t, line)
 	return nil
+}
+
+// synthesize measures a full backup that is made of the newest one, and how that
+// restores.
+func (c *chain) synthesize(ctx context.Context, t synthesizer) error {
+	c.say("%d MB: synthetic full backup by %s", c.mb, t.name())
+	before, err := t.stored()
+	if err != nil {
+		return err
+	}
+	u, err := c.measure(ctx, t.synthetic())
+	if err != nil {
+		return err
+	}
+	after, err := t.stored()
+	if err != nil {
+		return err
+	}
+	c.keep(t, Chain{Job: chainSynthetic, Figures: figures(u, 0, 0, after-before)})
+	return c.restoreNewest(ctx, t, Chain{Job: chainRestoreMade})
 }
 
 func (c *chain) keep(t incrementer, line Chain) {
@@ -280,7 +307,7 @@ func (r *Report) writeChains(w io.Writer, last int) error {
 		}
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "data MB\tjob\twall s\tcheckpoint\tWAL wait\twork s\tCPU s\tserver CPU\tpeak MB\tstored MB\tstored/changed\twork/smallest\tCPU/smallest\t")
+	fmt.Fprintln(t, "data MB\tjob\twall s\tcheckpoint\tWAL wait\twork s\tCPU s\tserver CPU\tpeak MB\tread MB\tstored MB\tstored/changed\twork/smallest\tCPU/smallest\t")
 	for i := range r.Chains {
 		l := &r.Chains[i]
 		name := l.Job
@@ -294,8 +321,8 @@ func (r *Report) writeChains(w io.Writer, last int) error {
 		if l.Compressed > 0 {
 			share = float64(l.Stored) / float64(l.Compressed)
 		}
-		fmt.Fprintf(t, "%d\t%s, %s\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.0f\t%.1f\t%s\t%s\t%s\t\n", l.DataBytes/1e6, name, l.Tool,
-			l.Wall, l.Checkpoint, l.WAL, l.Work, l.CPU, l.ServerCPU, float64(l.RSS)/1e6, float64(l.Stored)/1e6, ratio(share), ratio(l.Over), ratio(l.CPUOver))
+		fmt.Fprintf(t, "%d\t%s, %s\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.0f\t%.0f\t%.1f\t%s\t%s\t%s\t\n", l.DataBytes/1e6, name, l.Tool,
+			l.Wall, l.Checkpoint, l.WAL, l.Work, l.CPU, l.ServerCPU, float64(l.RSS)/1e6, float64(l.Read)/1e6, float64(l.Stored)/1e6, ratio(share), ratio(l.Over), ratio(l.CPUOver))
 	}
 	return t.Flush()
 }

@@ -79,6 +79,8 @@ func (t *pgtender) incremental() job {
 	return t.run("pgtender-repo", "--json", "backup", "--kind", "incremental")
 }
 
+func (t *pgtender) synthetic() job { return t.run("pgtender-repo", "backup", "--kind", "synthetic") }
+
 func (t *pgtender) waits(u usage) (checkpoint, wal time.Duration, err error) {
 	return parseResult(u.out)
 }

@@ -47,6 +47,13 @@ type incrementer interface {
 	incremental() job
 }
 
+// synthesizer is a tool that can make a full backup of its newest one, without
+// the server.
+type synthesizer interface {
+	incrementer
+	synthetic() job
+}
+
 var toolNames = []string{"pgtender", "pgbackrest", "pgbackrest-zst3", "pg_basebackup", "pg_rewind"}
 
 // errNotInstalled is why a peer is left out.

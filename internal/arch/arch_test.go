@@ -30,6 +30,7 @@ var allowed = map[string][]string{
 	"internal/finding":    {},
 	"internal/config":     {},
 	"internal/arch":       {},
+	"internal/process":    {},
 	"internal/quit":       {},
 	"internal/servertest": {"internal/filelock"},
 	"internal/soak":       {},
@@ -45,7 +46,7 @@ var allowed = map[string][]string{
 	"backup/archive/agent":       {"backup/archive", "backup/repo", "internal/filelock", "internal/finding", "internal/pg", "internal/pg/server"},
 	"backup/archive/archivetest": {"backup/archive", "backup/repo", "backup/storage/file", "internal/pg", "internal/pgtest"},
 	"backup/archive/receive":     {"backup/archive", "backup/repo", "internal/filelock", "internal/finding", "internal/pg", "internal/pg/server"},
-	"backup":                     {"backup/archive", "backup/repo", "backup/storage", "internal/durable", "internal/finding", "internal/pg", "internal/pg/server", "internal/pg/wal"},
+	"backup":                     {"backup/archive", "backup/repo", "backup/storage", "internal/durable", "internal/finding", "internal/pg", "internal/pg/server", "internal/pg/wal", "internal/process"},
 	"catchup":                    {"backup", "backup/archive", "backup/repo", "backup/storage", "internal/durable", "internal/filelock", "internal/finding", "internal/pg", "internal/pg/server", "internal/pg/wal"},
 	"catchup/drill":              {"backup", "backup/repo", "backup/storage", "catchup", "internal/finding", "internal/pg", "internal/pg/server"},
 
