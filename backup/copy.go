@@ -37,9 +37,9 @@ const (
 )
 
 // packSize gives the size at which packs are put so that their buffers stay
-// within packMemory: one a worker, one an upload, one for maps.
-func packSize(workers int) int {
-	return min(32<<20, packMemory/(workers+uploads+1)) &^ (1<<20 - 1)
+// within memory: one a worker, one an upload, one for maps.
+func packSize(memory, workers int) int {
+	return min(32<<20, memory/(workers+uploads+1)) &^ (1<<20 - 1)
 }
 
 // task is a piece of work for one worker: a range of pages of one file, or a

@@ -56,7 +56,7 @@ func BenchmarkCopy(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			w, err := r.Create(b.Context(), repotest.ID(1), repo.WriteOptions{PackSize: packSize(1)})
+			w, err := r.Create(b.Context(), repotest.ID(1), repo.WriteOptions{PackSize: packSize(packMemory, 1)})
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -77,7 +77,7 @@ func BenchmarkCopy(b *testing.B) {
 		}
 		verifier := pg.PageVerifier{PageSize: testPage, Checksums: true}
 		for b.Loop() {
-			w, err := repo.Open(mem.New(), repotest.Cluster, repo.Options{}).Create(b.Context(), repotest.ID(1), repo.WriteOptions{PackSize: packSize(1)})
+			w, err := repo.Open(mem.New(), repotest.Cluster, repo.Options{}).Create(b.Context(), repotest.ID(1), repo.WriteOptions{PackSize: packSize(packMemory, 1)})
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -11,15 +11,22 @@ import (
 	"github.com/pgtender/pgtender/backup/repo"
 )
 
-// synthRange is how many bytes of a file are brought together at once, by each
-// worker.
-const synthRange = 8 << 20
+const (
+	// synthRange is how many bytes of a file are brought together at once, by
+	// each worker.
+	synthRange = 8 << 20
+	// synthMemory is packMemory of a synthetic backup, which needs more beside it.
+	synthMemory = 80 << 20
+)
 
 // synthWorker is one goroutine's part.
 type synthWorker struct {
 	*synthesis
 	packs *repo.PackWriter
 	buf   []byte // room for a range and what is left of the one before
+
+	mu    sync.Mutex
+	spare [][]byte // pages to be used again; guarded by mu
 }
 
 // copyLarge stores a file that has a page map.
@@ -27,7 +34,7 @@ func (w *synthWorker) copyLarge(ctx context.Context, e *repo.Entry) error {
 	if w.buf == nil {
 		w.buf = make([]byte, synthRange+repo.MaxFrame)
 	}
-	c := &synthFile{synthWorker: w, entry: e, out: newRuns(w.packs, e, w.block, 0), ahead: map[uint32][]byte{}, sum: repo.NewDigester()}
+	c := &synthFile{synthWorker: w, entry: e, out: newRuns(w.packs, e, w.block, 0), ahead: make(map[uint32][]byte), sum: repo.NewDigester()}
 	c.adopt()
 	from := c.out.page
 	want := repo.Want{Entry: *e, Pages: func(p uint32) bool { return p >= from }}
@@ -71,7 +78,6 @@ type synthFile struct {
 	off   int64       // where the range begins
 	left  int         // bytes at the start of buf that are not stored yet
 
-	mu    sync.Mutex
 	got   int               // bytes of the range; guarded by mu
 	ahead map[uint32][]byte // pages of later ranges; guarded by mu
 	whole []repo.Sealed     // frames that can stay as they are; guarded by mu
@@ -130,6 +136,7 @@ func (c *synthFile) gather(ctx context.Context, part []byte) error {
 	for page, b := range c.ahead {
 		if c.put(part, page, b) {
 			delete(c.ahead, page)
+			c.spare = append(c.spare, b)
 		}
 	}
 	err := c.m.Fetch(ctx, repo.Values(c.reads), repo.FetchOptions{Workers: 2}, func(_ context.Context, r repo.Read, raw []byte) error {
@@ -139,7 +146,7 @@ func (c *synthFile) gather(ctx context.Context, part []byte) error {
 			for ; len(b) > 0; first++ {
 				page := b[:min(len(b), c.block)]
 				if !c.put(part, first, page) {
-					c.ahead[first] = append([]byte(nil), page...)
+					c.ahead[first] = c.keep(page)
 				}
 				b = b[len(page):]
 			}
@@ -156,6 +163,17 @@ func (c *synthFile) gather(ctx context.Context, part []byte) error {
 		err = fmt.Errorf("%d of %d bytes at %d of %s came: %w", c.got, len(part), c.off, c.entry.Path, repo.ErrCorrupt)
 	}
 	return err
+}
+
+// keep copies a page; mu is held.
+func (w *synthWorker) keep(page []byte) []byte {
+	var room []byte
+	if n := len(w.spare); n > 0 {
+		room, w.spare = w.spare[n-1], w.spare[:n-1]
+	} else {
+		room = make([]byte, 0, w.block)
+	}
+	return append(room[:0], page...)
 }
 
 // put copies a page to where it belongs in the range; it reports false for one

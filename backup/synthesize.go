@@ -83,8 +83,9 @@ var ErrNothingToSynthesize = errors.New("there is no backup that leans on older 
 // is not made again. A process counts as dead if it is known to be gone, or when
 // its marker has grown old.
 //
-// Memory: that of packs being written, and for each worker twice synthRange and a
-// frame of every backup that it leans on.
+// Memory: synthMemory for packs being written, and for each worker synthRange,
+// what fetching it takes, and the pages of frames that reach beyond it: at most a
+// frame of every backup that it leans on, no page twice.
 func Synthesize(ctx context.Context, o SynthesizeOptions) (repo.Backup, error) {
 	o, err := o.withDefaults()
 	if err != nil {
@@ -214,7 +215,7 @@ type synthTask struct {
 }
 
 func (s *synthesis) make(ctx context.Context, id repo.BackupID, started time.Time, resume bool) (_ repo.Backup, err error) {
-	opts := repo.WriteOptions{BlockSize: s.block, PackSize: cmp.Or(s.packSize, packSize(s.Workers)), Uploads: uploads}
+	opts := repo.WriteOptions{BlockSize: s.block, PackSize: cmp.Or(s.packSize, packSize(synthMemory, s.Workers)), Uploads: uploads}
 	if resume {
 		s.w, s.found, err = s.Repo.Resume(ctx, id, opts)
 	} else {

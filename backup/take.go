@@ -189,7 +189,7 @@ func (t *run) finishEarlier(ctx context.Context) error {
 }
 
 func (t *run) writeOptions() repo.WriteOptions {
-	return repo.WriteOptions{BlockSize: int(t.facts.Control.BlockSize), PackSize: packSize(t.Workers), Uploads: uploads}
+	return repo.WriteOptions{BlockSize: int(t.facts.Control.BlockSize), PackSize: packSize(packMemory, t.Workers), Uploads: uploads}
 }
 
 // image brings a complete image of the data directory into the repository, as a

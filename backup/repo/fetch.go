@@ -8,6 +8,7 @@ import (
 	"iter"
 	"math/bits"
 	"slices"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -69,8 +70,9 @@ func (m *Manifest) Fetch(ctx context.Context, reads iter.Seq2[Read, error], opts
 	g, ctx := errgroup.WithContext(ctx)
 	for range opts.Workers {
 		g.Go(func() error {
-			w := fetcher{m: m, c: compressors.Get().(compressor), f: f}
+			w := fetcher{m: m, c: compressors.Get().(compressor), f: f, room: rooms.Get().(*room)}
 			defer compressors.Put(w.c)
+			defer rooms.Put(w.room)
 			for batch := range ranges {
 				if err := w.fetch(ctx, batch); err != nil {
 					return err
@@ -186,12 +188,20 @@ func rangeLen(reads []Read, opts FetchOptions) int {
 
 // fetcher is one worker of a fetch.
 type fetcher struct {
-	m   *Manifest
-	c   compressor
-	f   func(context.Context, Read, []byte) error
+	m *Manifest
+	c compressor
+	f func(context.Context, Read, []byte) error
+	*room
+}
+
+// room is what a fetcher works in. A synthesis fetches thousands of times, and
+// would leave as many behind.
+type room struct {
 	buf []byte // stored bytes of one range
 	raw []byte // content of one frame
 }
+
+var rooms = sync.Pool{New: func() any { return new(room) }}
 
 func (w *fetcher) fetch(ctx context.Context, reads []Read) error {
 	ref := PackRef{Backup: reads[0].Backup, Number: reads[0].Pack}
