@@ -10,6 +10,7 @@ import (
 
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/backup/storage"
+	"github.com/pgtender/pgtender/internal/finding"
 	"github.com/pgtender/pgtender/internal/pg"
 )
 
@@ -65,8 +66,9 @@ type GetOptions struct {
 // the proved leader's is given.
 //
 // nil is success, [ErrAbsent] is absence proved, and every other error is
-// neither: the store did not answer in the time that GetPolicy allows, or the
-// object is damaged ([repo.ErrCorrupt], which names object and offset).
+// neither: the store did not answer in the time that GetPolicy allows, the
+// object is damaged ([repo.ErrCorrupt], which names object and offset), or Name
+// is none that a file can be archived under ([ErrNotArchivable]).
 func Get(ctx context.Context, r *repo.Repo, opts GetOptions) error {
 	g := &getter{repo: r, opts: opts, log: opts.Log}
 	if g.log == nil {
@@ -74,7 +76,8 @@ func Get(ctx context.Context, r *repo.Repo, opts GetOptions) error {
 	}
 	name, err := repo.ParseWALName(opts.Name)
 	if err != nil {
-		return &AbsentError{opts.Name, "no file of this name is ever archived"}
+		// %p for %f is a mistake that absence would hide: recovery would end here.
+		return finding.WithHint(fmt.Errorf("fetch %s: %w", opts.Name, ErrNotArchivable), "restore_command must pass %%f and %%p in this order, as in: pgtender archive-get %%f %%p")
 	}
 	if g.seen, err = readSeen(opts.SeenFile); err != nil {
 		g.log.DebugContext(ctx, "last listing cannot be read", "file", opts.SeenFile, "error", err)

@@ -25,6 +25,7 @@ import (
 	"github.com/pgtender/pgtender/backup/storage"
 	"github.com/pgtender/pgtender/backup/storage/mem"
 	"github.com/pgtender/pgtender/backup/storage/storagetest"
+	"github.com/pgtender/pgtender/internal/finding"
 	"github.com/pgtender/pgtender/internal/pg"
 )
 
@@ -216,6 +217,18 @@ func TestAnEmptyArchiveHasNothing(t *testing.T) {
 	err := archive.Get(t.Context(), r, archive.GetOptions{Name: filled(1, 4, 4).name(4), Dest: filepath.Join(t.TempDir(), "x"), Lineage: fixed(pg.FirstTimeline())})
 	if !errors.Is(err, archive.ErrAbsent) {
 		t.Errorf("error is %v", err)
+	}
+}
+
+// A restore_command with its arguments exchanged must not look like the end of
+// the archive.
+func TestAWrongNameIsNoAbsence(t *testing.T) {
+	r, _ := repotest.New(t)
+	for _, name := range []string{"pg_wal/RECOVERYXLOG", "RECOVERYXLOG", "%f", "00000001000000000000000", "00000001000000000000000G", "2.history", ""} {
+		err := archive.Get(t.Context(), r, archive.GetOptions{Name: name, Dest: filepath.Join(t.TempDir(), "x"), Lineage: fixed(pg.FirstTimeline())})
+		if !errors.Is(err, archive.ErrNotArchivable) || errors.Is(err, archive.ErrAbsent) || !strings.Contains(finding.Hint(err), "%f and %p") {
+			t.Errorf("%q: error is %v", name, err)
+		}
 	}
 }
 

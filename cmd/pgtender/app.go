@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -37,7 +38,7 @@ type app struct {
 	logLevel   string
 	logFormat  string
 
-	configRead string // the file that setup read, "" if there is none
+	configRead string // the absolute path of the file that setup read, "" if there is none
 
 	started bool     // a command's own code began to run
 	logFile *os.File // opened by setup when the configuration names one
@@ -150,6 +151,12 @@ func (a *app) setup() (config.Config, *slog.Logger, error) {
 	c, path, err := config.Read(a.configPath, a.environ)
 	if err != nil {
 		return config.Config{}, nil, usageError{err}
+	}
+	if path != "" {
+		// restore_command will name it, and runs in the data directory.
+		if path, err = filepath.Abs(path); err != nil {
+			return config.Config{}, nil, fmt.Errorf("find the configuration: %w", err)
+		}
 	}
 	a.configRead = path
 	log, err := a.logger(c.Log)

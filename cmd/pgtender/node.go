@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/pgtender/pgtender/backup/repo"
@@ -117,12 +118,25 @@ func (n *node) unconfigured(what string) error {
 	return fmt.Errorf("%s (in %s)", what, n.file)
 }
 
+// clusterFlag is the value of --cluster that names id, as scope reads it.
+func clusterFlag(id repo.ClusterID) string {
+	name := id.Scope
+	if id.Group != "" {
+		name += "+" + id.Group
+	}
+	return name + "/" + id.SystemID.String()
+}
+
 // scope gives the cluster's name, Citus group and, if it is configured, the
 // system identifier.
 func (n *node) scope() (repo.ClusterID, error) {
 	if n.Cluster != "" {
 		name, sysid, given := strings.Cut(n.Cluster, "/")
-		id := repo.ClusterID{Scope: name}
+		scope, group, grouped := strings.Cut(name, "+")
+		id := repo.ClusterID{Scope: scope, Group: group}
+		if _, err := strconv.ParseUint(group, 10, 32); grouped && err != nil {
+			return id, usagef("cluster %q: Citus group %q is not a number", n.Cluster, group)
+		}
 		if given {
 			v, err := pg.ParseSystemID(sysid)
 			if err != nil {
@@ -250,7 +264,7 @@ func (n *node) onlySystemID(ctx context.Context, id repo.ClusterID, dcsErr error
 	var only pg.SystemID
 	for _, c := range found {
 		if c.Group == id.Group {
-			names, only = append(names, c.Scope+"/"+c.SystemID.String()), c.SystemID
+			names, only = append(names, clusterFlag(c)), c.SystemID
 		}
 	}
 	switch len(names) {

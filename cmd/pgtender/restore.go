@@ -166,7 +166,7 @@ func (n *node) restoreCommand(configFile string, id repo.ClusterID, plan catchup
 	if configFile != "" {
 		words = append(words, "-c", configFile)
 	}
-	words = append(words, "--repository", n.Repository, "--cluster", id.Scope+"/"+id.SystemID.String(), "archive-get", "--timeline", plan.Timeline.String())
+	words = append(words, "--repository", n.Repository, "--cluster", clusterFlag(id), "archive-get", "--timeline", plan.Timeline.String())
 	if plan.Purpose != catchup.Replica {
 		words = append(words, "--streamed") // it ends where WAL ends
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -48,6 +49,33 @@ func TestElectIsQuietOnlyWhereAnotherMemberIsTheSource(t *testing.T) {
 				t.Errorf("error %v, want %q", err, tc.want)
 			}
 		})
+	}
+}
+
+// PostgreSQL runs restore_command in the data directory, wherever restore was run.
+func TestARestoreCommandWorksFromAnyDirectory(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	if err := os.WriteFile("own.yml", []byte("repository: file:///srv/repo\ncluster: main+1/7700000000000000001\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a := &app{configPath: "own.yml", streams: streams{err: io.Discard}}
+	n, err := a.node()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := n.scope()
+	if err != nil || id.Scope != "main" || id.Group != "1" || id.SystemID != scriptSystemID {
+		t.Fatalf("the cluster is %+v, %v", id, err)
+	}
+	got, err := n.restoreCommand(a.configRead, id, catchup.Plan{Timeline: 3})
+	want := " -c " + filepath.Join(dir, "own.yml") + " --repository file:///srv/repo --cluster main+1/7700000000000000001 archive-get --timeline 3"
+	if err != nil || !strings.Contains(got, want) {
+		t.Errorf("restore_command is %s, want in it%s (%v)", got, want, err)
+	}
+	n.Cluster = "main+one"
+	if _, err := n.scope(); err == nil {
+		t.Error("a group that is no number is accepted")
 	}
 }
 

@@ -34,7 +34,7 @@ type Config struct {
 
 	// Cluster names the cluster where no patroni.yml does: SCOPE, or
 	// SCOPE/SYSTEM_IDENTIFIER where the repository holds several incarnations
-	// of one scope.
+	// of one scope. A Citus group is SCOPE+GROUP.
 	Cluster string `yaml:"cluster"`
 
 	// DataDir is PostgreSQL's data directory, where it differs from
