@@ -143,6 +143,8 @@ func (f *findings) restoreCommand(p Postgres) {
 		f.add(finding.Warning, "set it to pgtender archive-get %f %p", "restore_command is %q, which does not run pgtender archive-get", command)
 	case !strings.Contains(command, "%f") || !strings.Contains(command, "%p"):
 		f.add(finding.Error, "write pgtender archive-get %f %p", "restore_command %q lacks %%f or %%p", command)
+	case strings.Index(command, "%p") < strings.Index(command, "%f"):
+		f.add(finding.Error, "write pgtender archive-get %f %p", "restore_command %q has %%p before %%f", command)
 	default:
 		f.add(finding.OK, "", "replicas fetch WAL with %q", command)
 	}

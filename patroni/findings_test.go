@@ -86,6 +86,7 @@ func TestFaultsOfTheConfigurationAreFound(t *testing.T) {
 
 		{"no restore_command", recovery, "", "", finding.Error, "replicas have no restore_command"},
 		{"another tool's restore_command", recovery, "recovery_conf: {restore_command: cp /a/%f %p}", "", finding.Warning, `restore_command is "cp /a/%f %p"`},
+		{"a restore_command with its placeholders exchanged", recovery, "recovery_conf: {restore_command: pgtender archive-get %p %f}", "", finding.Error, "%p before %f"},
 		{"a restore_command without its placeholders", recovery, "recovery_conf: {restore_command: pgtender archive-get %f}", "", finding.Error, "lacks %f or %p"},
 		{"recovery_conf replaced by parameters", "archive_mode: on", "archive_mode: on\n    recovery_target_timeline: latest", "", finding.Error, "recovery_conf's restore_command is not used, because postgresql.parameters holds recovery settings"},
 		{"a restore_command among the parameters", recovery, "", `{"postgresql":{"parameters":{"restore_command":"/usr/bin/env X=1 pgtender archive-get %f %p"}}}`, finding.OK, "replicas fetch WAL with"},

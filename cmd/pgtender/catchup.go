@@ -217,7 +217,7 @@ func (n *node) reinitialize(ctx context.Context, member string, force bool) (f *
 	}
 	m, ok := c.Member(member)
 	if !ok || m.APIURL == "" {
-		return nil, nil, fmt.Errorf("the cluster %s has no member %s whose Patroni can be reached", c.Scope, member)
+		return nil, nil, finding.WithHint(fmt.Errorf("the cluster %s has no member %s whose Patroni can be reached", c.Scope, member), "see the members with: pgtender topology")
 	}
 	p, known, err := n.patroni()
 	if err != nil {

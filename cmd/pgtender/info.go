@@ -180,6 +180,9 @@ func (n *node) info(ctx context.Context) (info, error) {
 	for i := range out.Backups {
 		out.Backups[i].Marks = marks[out.Backups[i].ID]
 	}
+	if out.Owner == nil && len(out.Backups) == 0 && len(status.Timelines) == 0 {
+		n.tellOthers(ctx, id)
+	}
 	out.Streamed = streamInfo(status.Streamed, status.SegmentSize)
 	for _, t := range status.Timelines {
 		out.WAL = append(out.WAL, walInfo(t, status.SegmentSize))
@@ -197,6 +200,20 @@ func (n *node) info(ctx context.Context) (info, error) {
 func (n *node) unused(ctx context.Context) bool {
 	owner, err := n.ownerDCS()
 	return err == nil && owner != nil && n.firstUse(ctx) == nil
+}
+
+// tellOthers says which clusters the repository holds in place of id, of which
+// it holds nothing: a mistyped scope looks like a cluster without backups.
+func (n *node) tellOthers(ctx context.Context, id repo.ClusterID) {
+	others, err := repo.Clusters(ctx, n.objects, "")
+	if err != nil || len(others) == 0 {
+		return // what info shows is true all the same
+	}
+	var names []string
+	for _, c := range others[:min(len(others), 10)] {
+		names = append(names, clusterFlag(c))
+	}
+	n.log.WarnContext(ctx, "the repository holds nothing of this cluster", "cluster", clusterFlag(id), "clusters", len(others), "such_as", strings.Join(names, " "))
 }
 
 // noInfo is what there is to say of a repository that was never begun.
