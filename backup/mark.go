@@ -145,7 +145,7 @@ func exists(ctx context.Context, r *repo.Repo, id repo.BackupID) (Summary, error
 type absentError struct{ id repo.BackupID }
 
 func (e *absentError) Error() string        { return fmt.Sprintf("the repository holds no backup %s", e.id) }
-func (e *absentError) Hint() string         { return "list the backups with: pgtender info" }
+func (e *absentError) Hint() string         { return "pgtender info lists the backups" }
 func (e *absentError) Is(target error) bool { return target == storage.ErrNotExist }
 
 // SetPin pins a backup, in place of a pin that it has. A condemned backup is
