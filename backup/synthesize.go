@@ -225,6 +225,9 @@ func (s *synthesis) make(ctx context.Context, id repo.BackupID, started time.Tim
 		return repo.Backup{}, err
 	}
 	defer s.w.Close()
+	if resume {
+		s.Log.InfoContext(ctx, "going on with a synthetic backup that was begun", "backup", id.String(), "frames", len(s.found))
+	}
 	var all []*repo.Entry
 	for e, err := range s.m.Entries(ctx) {
 		if err != nil {

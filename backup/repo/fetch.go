@@ -11,6 +11,8 @@ import (
 	"sync"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/pgtender/pgtender/backup/storage"
 )
 
 // Read is one thing to be fetched: the wanted pages of a run or list, a member
@@ -34,7 +36,7 @@ type Read struct {
 // FetchOptions modify a fetch. The zero value is a good choice.
 type FetchOptions struct {
 	Workers int // requests and decoders at the same time; 0 means 4
-	Gap     int // bytes not wanted that are read rather than split a request; 0 means 64 KiB, less than 0 none
+	Gap     int // bytes not wanted that are read rather than split a request; 0 means what suits the store, less than 0 none
 	Range   int // most bytes of one request; 0 means 8 MiB
 	// Reads are sorted and merged as far as they are for so many bytes of
 	// content that follow one another, so that what is to lie together comes
@@ -48,9 +50,9 @@ const FetchWindow = 32 << 20
 // windowReads is how many reads are sorted together at most, however small.
 const windowReads = 16384
 
-func (o FetchOptions) filled() FetchOptions {
+func (m *Manifest) filled(o FetchOptions) FetchOptions {
 	o.Workers = cmp.Or(max(o.Workers, 0), 4)
-	o.Gap = cmp.Or(o.Gap, 64<<10)
+	o.Gap = cmp.Or(o.Gap, storage.Gap(m.repo.store))
 	o.Range = cmp.Or(max(o.Range, 0), 8<<20)
 	o.Window = cmp.Or(max(o.Window, 0), FetchWindow)
 	return o
@@ -65,7 +67,7 @@ func (o FetchOptions) filled() FetchOptions {
 // Memory: Workers × (Range + 16 MiB at worst, usually 256 KiB) and a window's
 // reads.
 func (m *Manifest) Fetch(ctx context.Context, reads iter.Seq2[Read, error], opts FetchOptions, f func(context.Context, Read, []byte) error) error {
-	opts = opts.filled()
+	opts = m.filled(opts)
 	ranges := make(chan []Read)
 	g, ctx := errgroup.WithContext(ctx)
 	for range opts.Workers {
@@ -118,7 +120,7 @@ func (m *Manifest) within(reads iter.Seq2[Read, error]) iter.Seq2[Read, error] {
 // lies in one pack, in the order of its offsets, and is read at once with all
 // that lies between; see [Span]. The groups are the caller's to keep.
 func (m *Manifest) Requests(reads iter.Seq2[Read, error], opts FetchOptions) iter.Seq2[[]Read, error] {
-	opts = opts.filled()
+	opts = m.filled(opts)
 	return func(yield func([]Read, error) bool) {
 		var window []Read
 		content := 0 // bytes

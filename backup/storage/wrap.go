@@ -26,6 +26,14 @@ type Sweeper interface {
 	Sweep(ctx context.Context, age time.Duration) (removed int, err error)
 }
 
+// Near is implemented by stores of which a request costs next to nothing. Callers
+// use the function [Gap], which sees through wrappers.
+type Near interface {
+	// Gap is how many bytes between two wanted ranges of an object cost about as
+	// much to read for nothing as a request of its own.
+	Gap() int
+}
+
 // Wrapper is a Store on top of another.
 type Wrapper interface {
 	Store
@@ -54,6 +62,21 @@ func ConditionalPut(ctx context.Context, s Store) (bool, error) {
 		return c.ConditionalPut(ctx)
 	}
 	return true, ContextError(ctx)
+}
+
+// farGap is the gap of a store over a network: at 20 ms a request and 50 MB a
+// second a request costs as much as 1 MB, but several are under way at the same
+// time. With 64 KiB instead of 16 a restore of many random changes asks less than
+// half as often for a sixth more bytes.
+const farGap = 64 << 10
+
+// Gap gives how many bytes that are not wanted are read rather than split a
+// request to s. See [Near].
+func Gap(s Store) int {
+	if n, ok := find[Near](s); ok {
+		return n.Gap()
+	}
+	return farGap
 }
 
 // Sweep removes what killed writers left in s, if s is a store that needs it.

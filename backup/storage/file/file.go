@@ -80,6 +80,7 @@ type Store struct {
 var (
 	_ storage.Store       = (*Store)(nil)
 	_ storage.Conditional = (*Store)(nil)
+	_ storage.Near        = (*Store)(nil)
 	_ storage.Sweeper     = (*Store)(nil)
 )
 

@@ -26,6 +26,13 @@ func TestStore(t *testing.T) {
 	storagetest.Run(t, func(t testing.TB) storage.Store { return open(t, t.TempDir()) })
 }
 
+func TestADiskIsAskedOnceMoreRatherThanReadForNothing(t *testing.T) {
+	near, far := storage.Gap(storagetest.Enforce(t, open(t, t.TempDir()), nil)), storage.Gap(struct{ storage.Store }{})
+	if near <= 0 || near >= far {
+		t.Errorf("up to %d bytes are read for nothing, of a store over a network %d", near, far)
+	}
+}
+
 // TestStoreInMemory is on tmpfs, which refused O_DIRECT for long.
 func TestStoreInMemory(t *testing.T) {
 	const shm = "/dev/shm"

@@ -46,6 +46,12 @@ func (s *Store) Get(ctx context.Context, key string, off, n int64) (io.ReadClose
 	return &reader{ctx: ctx, f: f, key: key, off: off, end: off + n, forget: n >= largeRead, forgotten: off}, nil
 }
 
+// Gap is that of a local disk. Restoring the 20th of 20 incremental backups of
+// 10,000 random pages each of 1 GB, from memory: 1,149 requests for 365 MB at
+// 64 KiB, 2,747 for 313 MB at 16 KiB and 6,082 for the 292 MB that are wanted
+// without; 2.0, 2.0 and 2.4 s of processor time.
+func (s *Store) Gap() int { return 16 << 10 }
+
 // open opens an object whose name is durable.
 func (s *Store) open(r *os.Root, key string) (f *os.File, size int64, err error) {
 	f, err = r.Open(key)
