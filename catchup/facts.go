@@ -28,6 +28,7 @@ type DirFacts struct {
 	Path    string   `json:"path"`
 	State   DirState `json:"state"`
 	Example string   `json:"example,omitempty"` // a name found, for messages
+	Unseen  string   `json:"unseen,omitempty"`  // why it could not be looked at, of a place
 	Running bool     `json:"running,omitzero"`  // a postmaster or left-over backends
 	PID     int      `json:"pid,omitzero"`      // of what runs
 	// SystemID is of the data that lies or is being restored there.

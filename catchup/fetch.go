@@ -35,7 +35,7 @@ func (r *runner) fetchInPlace(ctx context.Context, d *delta) error {
 	h := &hashes{runner: r, delta: d, entries: map[int64]repo.Entry{}, packs: map[repo.PackRef]*packHashes{}}
 	return r.bring(ctx, 0, func(ctx context.Context, j *journal, w *writer) iter.Seq2[repo.Read, error] {
 		w.buffered.Store(true) // scattered pages are for the kernel to sort
-		h.writer = w
+		h.writer, h.journal = w, j
 		reads := r.manifest.Locate(ctx, r.wantsInPlace(ctx, j, w, h))
 		if r.plan.Choice != ByHashes {
 			return reads
@@ -81,14 +81,14 @@ func (r *runner) bring(ctx context.Context, total int64, reads func(context.Cont
 	}
 	w.done = func(o *output) error {
 		r.step("file")
-		return j.add(item{o.entry.File, o.entry.Path, o.entry.Size})
+		return j.add(item{number: o.entry.File, path: o.entry.Path, size: o.entry.Size})
 	}
 	r.meter.phase(PhaseFiles, total)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ctx = j.start(ctx)
 	err = w.run(ctx, func(ctx context.Context) error {
-		return r.manifest.Fetch(ctx, reads(ctx, j, w), repo.FetchOptions{Workers: r.opts.Workers}, w.write)
+		return r.manifest.Fetch(ctx, reads(ctx, j, w), repo.FetchOptions{Workers: r.opts.Workers, Gap: fetchGap}, w.write)
 	})
 	if err != nil {
 		cancel()
@@ -118,5 +118,5 @@ func (r *runner) empty(e *repo.Entry, j *journal) error {
 	if err := f.Close(); err != nil {
 		return fmt.Errorf("create %s: %w", e.Path, err)
 	}
-	return j.add(item{e.File, e.Path, 0})
+	return j.add(item{number: e.File, path: e.Path})
 }

@@ -325,7 +325,7 @@ func (f *Facts) inspectPlaces() {
 			d, err := inspectPlace(p.Path, f.Dir)
 			if err != nil {
 				// Only the plan that needs it fails.
-				d.State, d.Example = DirForeign, err.Error()
+				d.State, d.Unseen = DirForeign, err.Error()
 			}
 			f.Places[p.Path] = d
 		}

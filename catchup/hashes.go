@@ -21,8 +21,9 @@ import (
 // that it rests on nothing that the directory says of itself.
 type hashes struct {
 	*runner
-	delta  *delta
-	writer *writer
+	delta   *delta
+	writer  *writer
+	journal *journal
 
 	entries map[int64]repo.Entry // by file number: awaited, not seen yet
 	packs   map[repo.PackRef]*packHashes
@@ -113,12 +114,18 @@ func (h *hashes) differing(ctx context.Context, reads []repo.Read) ([]repo.Read,
 		}
 	}
 	if bytes == 0 && h.tree.size(e.Path) == e.Size {
-		h.result.Kept++
-		return nil, nil
+		return nil, h.keep(&e)
 	}
 	h.meter.grow(bytes)
 	_, err = h.writer.addPart(e, bytes)
 	return rest, err
+}
+
+// keep notes a file that was found to be equal. What is in it may be in memory
+// only: a killed server wrote it, or a killed run.
+func (h *hashes) keep(e *repo.Entry) error {
+	h.result.Kept++
+	return h.journal.add(item{number: e.File, path: e.Path, size: e.Size, kept: true})
 }
 
 // live counts the bytes of the pages that are wanted.

@@ -142,13 +142,17 @@ func (r *runner) beginConverging(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	onlyHere, err := r.onlyHere(ctx)
+	if err != nil {
+		return err
+	}
 	r.step("changes")
 	r.state = state{
 		Version: stateVersion, ID: rand.Text(), Phase: phaseConverging, Rung: r.plan.Choice,
 		Purpose: r.plan.Purpose, Target: r.plan.Target, Scope: r.opts.Repo.Cluster().Scope,
 		SystemID: r.plan.Backup.SystemID, Backup: r.plan.Backup.ID, Places: r.plan.Places,
 		Old: slices.Clone(r.plan.Dir.Old), Lower: r.plan.Lower, Changes: digest, OldControl: r.plan.Dir.control,
-		Followed: r.state.Followed || r.plan.Local.followed(),
+		Followed: r.state.Followed || r.plan.Local.followed(), OnlyHere: onlyHere,
 	}
 	if l := r.plan.Local; l != nil {
 		r.state.Redo, r.state.Fork = l.Redo, l.Fork
@@ -213,10 +217,10 @@ func (r *runner) wantInPlace(e *repo.Entry, j *journal, w *writer, h *hashes) (w
 		if err != nil {
 			return nil, err
 		}
-		s.kind = stepFile
 		if equal {
-			s.kind = stepKeep
+			return nil, h.keep(e)
 		}
+		s.kind = stepFile
 	}
 	want = &repo.Want{Tag: int64(e.File), Entry: *e}
 	switch {

@@ -61,6 +61,7 @@ type item struct {
 	number uint32
 	path   string
 	size   int64
+	kept   bool // it was right already
 }
 
 // journal syncs files and notes them, in batches. Safe for concurrent use
@@ -73,7 +74,7 @@ type journal struct {
 	group *errgroup.Group
 	ctx   context.Context // of the group; ends with the first error
 	once  sync.Once
-	noted int64 // files, by this process; to be read after finish
+	noted int64 // files that were written, by this process; to be read after finish
 }
 
 const (
@@ -200,7 +201,11 @@ func (j *journal) note(batch []item) error {
 	if err := j.file.Sync(); err != nil {
 		return fmt.Errorf("sync journal: %w", err)
 	}
-	j.noted += int64(len(batch))
+	for _, i := range batch {
+		if !i.kept {
+			j.noted++
+		}
+	}
 	return nil
 }
 

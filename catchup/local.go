@@ -100,7 +100,10 @@ func examine(ctx context.Context, r *repo.Repo, dir string, leader *LeaderFacts)
 		return l, err
 	}
 	l.Fork = l.History.Common(leader.History).LSN
-	return l, l.extent(ctx, r, dir)
+	if err := l.extent(ctx, r, dir); err != nil || l.Unknown != "" {
+		return l, err
+	}
+	return l, l.confirm(ctx, r, dir, leader)
 }
 
 // fill takes what pg_control says.
@@ -181,6 +184,10 @@ func (l *LocalFacts) extent(ctx context.Context, r *repo.Repo, dir string) error
 	}
 	if l.Standby {
 		own.end = l.End
+	} else if own.why == "" {
+		if own.why, err = w.goesOn(ctx, own.end); err != nil {
+			return err
+		}
 	}
 	l.own, l.End = own, own.end
 	if why := l.short(own); why != "" {

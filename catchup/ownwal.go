@@ -23,11 +23,12 @@ type walReader struct {
 	history pg.History
 	size    pg.SegmentSize
 	system  pg.SystemID
+	block   uint32 // size of a page of WAL
 	dir     string // pg_wal
 }
 
 func (l *LocalFacts) reader(r *repo.Repo, dir string) *walReader {
-	return &walReader{r, l.History, l.control.SegmentSize, l.control.SystemID, filepath.Join(dir, "pg_wal")}
+	return &walReader{r, l.History, l.control.SegmentSize, l.control.SystemID, l.control.WALBlockSize, filepath.Join(dir, "pg_wal")}
 }
 
 // along gives the same reader for another history.

@@ -282,6 +282,9 @@ func (p *Plan) admitPlace(f Facts, place Place) error {
 	switch {
 	case !ok:
 		return refuse(false, "", "%s was not looked at", place.Path)
+	case d.Unseen != "":
+		// A disk that is away, perhaps; for good it would cost the old data.
+		return refuse(false, "see to it that the directory can be read", "%s cannot be looked at: %s", place.Path, d.Unseen)
 	case d.State == DirForeign, d.State == DirData && !p.Replace && f.Dir.State != DirUnfinished:
 		return refuse(true, advice, "%s is not empty: it holds %s", place.Path, d.Example)
 	}

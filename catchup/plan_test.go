@@ -200,6 +200,17 @@ func tablespace(f *catchup.Facts) {
 	f.Places["/space/PG_15_202209061"] = catchup.DirFacts{Path: "/space/PG_15_202209061", State: catchup.DirEmpty, Free: 1 << 40}
 }
 
+// A refusal for good makes Patroni remove the old data.
+func TestAPlaceThatCannotBeSeenIsNoRefusalForGood(t *testing.T) {
+	_, err := catchup.Decide(facts(replica, dir(catchup.DirFacts{State: catchup.DirData}), tablespace, func(f *catchup.Facts) {
+		f.Places["/space/PG_15_202209061"] = catchup.DirFacts{State: catchup.DirForeign, Unseen: "input/output error"}
+	}))
+	var refusal *catchup.RefusalError
+	if !errors.As(err, &refusal) || refusal.Permanent || !strings.Contains(refusal.Reason, "input/output error") || refusal.Advice == "" {
+		t.Errorf("got %#v", err)
+	}
+}
+
 func TestOldDataIsReplacedOnlyForAReplica(t *testing.T) {
 	p, err := catchup.Decide(facts(replica, dir(catchup.DirFacts{State: catchup.DirData})))
 	if err != nil {

@@ -21,10 +21,15 @@ func (r *runner) clear(ctx context.Context) error {
 	r.meter.phase(PhaseRemoving, 0)
 	s := r.state
 	if s.Phase != phaseReplacing {
+		onlyHere, err := r.onlyHere(ctx)
+		if err != nil {
+			return err
+		}
 		s = state{
 			Version: stateVersion, ID: "-", Phase: phaseReplacing, Purpose: r.plan.Purpose, Target: r.plan.Target,
 			Scope: r.opts.Repo.Cluster().Scope, SystemID: r.plan.Backup.SystemID, Backup: r.plan.Backup.ID,
 			Old: append(slices.Clone(d.Old), r.state.Places...), Followed: r.state.Followed || r.plan.Local.followed(),
+			OnlyHere: onlyHere,
 		}
 		// From here on the directory is an unfinished one, and after the next
 		// step no server starts there.

@@ -44,13 +44,14 @@ func (f *Facts) replay(ctx context.Context, r *repo.Repo) (*ReplayFacts, error) 
 		return nil, fmt.Errorf("see what the archive holds from %s on: %w", l.Redo, err)
 	}
 	out := &ReplayFacts{Bytes: cover.Bytes}
+	own := &ownSegments{dir: filepath.Join(f.Dir.Path, "pg_wal"), history: leader.History, size: size, begun: map[pg.SegmentNumber]bool{}}
 	at, need, asked := size.Start(size.SegmentOf(l.Redo)), leader.need(size), cover.Until
 	for at < need {
 		if cover.Until > at {
 			at = cover.Until
 			continue
 		}
-		here, err := f.holds(leader.History, size, size.SegmentOf(at))
+		here, err := own.holds(size.SegmentOf(at))
 		switch {
 		case err != nil:
 			return nil, err
@@ -72,24 +73,32 @@ func (f *Facts) replay(ctx context.Context, r *repo.Repo) (*ReplayFacts, error) 
 	return out, nil
 }
 
+// ownSegments are those of a history in a pg_wal.
+type ownSegments struct {
+	dir     string
+	history pg.History
+	size    pg.SegmentSize
+	begun   map[pg.SegmentNumber]bool // those that were looked at
+}
+
 // holds reports whether pg_wal has the segment as recovery would read it, and all
 // of it: the one in which the directory's own WAL ends leads nowhere.
-func (f *Facts) holds(h pg.History, size pg.SegmentSize, n pg.SegmentNumber) (bool, error) {
-	own, err := f.begins(h, size, n)
+func (s *ownSegments) holds(n pg.SegmentNumber) (bool, error) {
+	own, err := s.begins(n)
 	if err != nil || !own {
 		return false, err
 	}
 	// The next one is written to when this one is full or was switched from.
-	next, err := f.begins(h, size, n+1)
+	next, err := s.begins(n + 1)
 	if err != nil || next {
 		return next, err
 	}
-	in, err := os.Open(f.walFile(h, size, n))
+	in, err := os.Open(s.file(n))
 	if err != nil {
 		return false, fmt.Errorf("look at pg_wal: %w", err)
 	}
 	defer in.Close() // opened for reading
-	found, err := wal.InspectFile(in, int64(size), wal.Expect{})
+	found, err := wal.InspectFile(in, int64(s.size), wal.Expect{})
 	switch {
 	case unreadable(err):
 		return false, nil
@@ -100,19 +109,20 @@ func (f *Facts) holds(h pg.History, size pg.SegmentSize, n pg.SegmentNumber) (bo
 }
 
 // begins reports whether pg_wal has a segment, and not one that was recycled.
-func (f *Facts) begins(h pg.History, size pg.SegmentSize, n pg.SegmentNumber) (bool, error) {
-	own, err := holdsOwnWAL(f.walFile(h, size, n))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+func (s *ownSegments) begins(n pg.SegmentNumber) (bool, error) {
+	if own, known := s.begun[n]; known {
+		return own, nil
 	}
-	if err != nil {
+	own, err := holdsOwnWAL(s.file(n))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("look at pg_wal: %w", err)
 	}
+	s.begun[n] = own
 	return own, nil
 }
 
-func (f *Facts) walFile(h pg.History, size pg.SegmentSize, n pg.SegmentNumber) string {
-	return filepath.Join(f.Dir.Path, "pg_wal", pg.Segment{Timeline: archive.SegmentTimeline(h, size, n), Number: n}.Name(size))
+func (s *ownSegments) file(n pg.SegmentNumber) string {
+	return filepath.Join(s.dir, pg.Segment{Timeline: archive.SegmentTimeline(s.history, s.size, n), Number: n}.Name(s.size))
 }
 
 // follow makes a standby of old data that WAL alone brings up to the leader. Not

@@ -17,14 +17,20 @@ import (
 )
 
 // saveWAL keeps the WAL of old data that may be in no archive: what waits for
-// the archiver, and what was being written. What PostgreSQL offered is pushed;
-// everything else, and what cannot be pushed, goes to a directory beside the data
-// directory: Patroni removes what lies inside when its last method fails.
+// the archiver, what only seems to be archived, and what was being written. The
+// former two are pushed; the latter, and what cannot be pushed, goes to a directory
+// beside the data directory: Patroni removes what lies inside when its last method
+// fails.
 func (r *runner) saveWAL(ctx context.Context) error {
 	dir := filepath.Join(r.dir(), "pg_wal")
 	names, err := unarchived(dir)
 	if err != nil {
 		return fmt.Errorf("look for unarchived WAL: %w", err)
+	}
+	for _, name := range r.state.OnlyHere {
+		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
+			names = append(names, walFile{name, true})
+		}
 	}
 	for _, name := range names {
 		if ctx.Err() != nil {
@@ -43,6 +49,34 @@ func (r *runner) saveWAL(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// onlyHere lists the segments of old data that has left the leader's history which
+// are marked as archived, and which the archive lacks. A standby marks what it
+// receives, whoever has archived it (XLogArchiveForceDone, walreceiver.c): what it
+// has of a branch that is given up may be all there is of it. What it has of the
+// leader's history the leader has too.
+func (r *runner) onlyHere(ctx context.Context) ([]string, error) {
+	l := r.plan.Local
+	if l == nil || l.Unknown != "" || !l.Diverged {
+		return r.state.OnlyHere, nil // of another way that was begun
+	}
+	dir, size := filepath.Join(r.dir(), "pg_wal"), l.control.SegmentSize
+	found, err := archive.Unarchived(ctx, r.opts.Repo, l.History, size, dir, l.End, map[pg.Segment]bool{})
+	if err != nil {
+		return nil, fmt.Errorf("look for unarchived WAL: %w", err)
+	}
+	var out []string
+	for _, s := range found {
+		name := s.Name(size)
+		_, err := os.Lstat(filepath.Join(dir, "archive_status", name+".done"))
+		if err == nil {
+			out = append(out, name)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("look for unarchived WAL: %w", err)
+		}
+	}
+	return out, nil
 }
 
 // leaderHas reports whether a segment that was being written is the leader's too:

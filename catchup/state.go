@@ -53,6 +53,9 @@ type state struct {
 	// Followed says that the old data, converged or replaced, was that of a standby
 	// on the leader's history: the segment it was receiving is the leader's.
 	Followed bool `json:"followed,omitzero"`
+	// OnlyHere are the segments of old data that are marked as archived and are
+	// not, see onlyHere.
+	OnlyHere []string `json:"only_here,omitempty"`
 }
 
 const stateVersion = 1

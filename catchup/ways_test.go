@@ -136,12 +136,41 @@ func TestADivergedMember(t *testing.T) {
 	})
 	t.Run("a bound past the redo point is refused", x.wrongBound)
 	t.Run("a page that the block maps do not explain", x.unexplained)
+	t.Run("its own WAL is spoilt", x.spoiltWAL)
+	t.Run("what is found equal is made durable", x.synced)
 	t.Run("WAL is missing", x.missingWAL)
 	t.Run("a pack is lost in the middle", x.lostRepository)
 	t.Run("a disk is full", x.fullDisk)
 	t.Run("a killed run is resumed", x.killed)
 	t.Run("a server that ran before it was parked", x.ranMeanwhile)
 	t.Run("root's files go to the server's user", x.owned)
+}
+
+// synced: a page that a killed server or run wrote may be right, and in memory only.
+// All files that were compared are synced, and so in the journal.
+func (x *branched) synced(t *testing.T) {
+	y := x.copied(t)
+	o := y.gatherOptions(t)
+	o.Rung = catchup.ByHashes
+	noted := 0
+	run := catchup.RunOptions{Repo: y.repo, Log: testLog(t, "unarchived WAL")}
+	run.SetStep(func(name string) {
+		if name == "fetched" {
+			b, err := os.ReadFile(filepath.Join(y.old.DataDir, ".pgtender", "journal"))
+			if err != nil {
+				t.Error(err)
+			}
+			noted = strings.Count(string(b), "\n") - 1
+		}
+	})
+	r, err := catchup.Run(t.Context(), y.plan(t, o), run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const operators = 10 // files of the configuration, at most, which are not looked at
+	if r.Kept < 500 || int64(noted) > r.Files+r.Kept || int64(noted) < r.Files+r.Kept-operators {
+		t.Errorf("%d files are in the journal; %d were written and %d kept", noted, r.Files, r.Kept)
+	}
 }
 
 // wrongBound is the negative control of the lower bound: with the fork in its
