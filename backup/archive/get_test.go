@@ -160,7 +160,6 @@ func TestWhatAHistoryIsServed(t *testing.T) {
 		{four, "00000003.history", false},
 		{two, "00000001.history", false},
 		{two, "00000009.history", false},
-		{two, "archive_status", false},
 	} {
 		dest := filepath.Join(t.TempDir(), "out")
 		err := get(t, r, c.lineage, c.file, dest)
@@ -224,7 +223,7 @@ func TestAnEmptyArchiveHasNothing(t *testing.T) {
 // the archive.
 func TestAWrongNameIsNoAbsence(t *testing.T) {
 	r, _ := repotest.New(t)
-	for _, name := range []string{"pg_wal/RECOVERYXLOG", "RECOVERYXLOG", "%f", "00000001000000000000000", "00000001000000000000000G", "2.history", ""} {
+	for _, name := range []string{"pg_wal/RECOVERYXLOG", "RECOVERYXLOG", "%f", "00000001000000000000000", "00000001000000000000000G", "2.history", "archive_status", ""} {
 		err := archive.Get(t.Context(), r, archive.GetOptions{Name: name, Dest: filepath.Join(t.TempDir(), "x"), Lineage: fixed(pg.FirstTimeline())})
 		if !errors.Is(err, archive.ErrNotArchivable) || errors.Is(err, archive.ErrAbsent) || !strings.Contains(finding.Hint(err), "%f and %p") {
 			t.Errorf("%q: error is %v", name, err)
