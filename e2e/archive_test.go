@@ -285,7 +285,7 @@ func (a *archived) alarmed(t *testing.T, kind string) {
 	if !found {
 		t.Errorf("info shows no alarm of kind %q: %+v", kind, i.Alarms)
 	}
-	if o := a.run(t, leader, "check"); strings.Contains(o.stdout, "0 errors, 0 warnings") {
+	if o := a.run(t, leader, "check"); o.code != 1 || !strings.Contains(o.stdout, "alarm of") {
 		t.Errorf("check finds nothing in spite of the alarm: %v", o)
 	}
 }
