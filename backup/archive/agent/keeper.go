@@ -39,7 +39,12 @@ type Keeper struct {
 	Silence time.Duration
 	Log     *slog.Logger // nil discards
 
-	conn     *server.Conn
+	conn *server.Conn
+	// holder is the session of the slot. It runs nothing that can fail: an error
+	// drops the temporary slots of its session (PostgresMain, postgres.c), and
+	// questions about a server that is being promoted do fail.
+	holder   *server.Conn
+	good     time.Time // of the last look that saw how things stand
 	slot     string
 	held     pg.LSN
 	of       repo.ClusterID // whose WAL archived and again are about
@@ -89,7 +94,7 @@ func (k *Keeper) log() *slog.Logger {
 
 // Run looks after the WAL until ctx ends.
 func (k *Keeper) Run(ctx context.Context) {
-	defer k.disconnect()
+	defer func() { k.disconnect(); k.release() }()
 	ticker := time.NewTicker(k.Interval)
 	defer ticker.Stop()
 	for {
@@ -118,9 +123,30 @@ func (k *Keeper) fail(ctx context.Context, err error) {
 
 func (k *Keeper) disconnect() {
 	if k.conn != nil {
-		k.conn.Close() // the slot ends with it
+		k.conn.Close()
 	}
-	k.conn, k.slot, k.held = nil, "", 0
+	k.conn = nil
+}
+
+// release gives up the slot.
+func (k *Keeper) release() {
+	if k.holder != nil {
+		k.holder.Close() // the slot ends with it
+	}
+	k.holder, k.slot, k.held = nil, "", 0
+}
+
+// blind is called when a look could not see how things stand. The slot stays for a
+// while: it may be a promotion, when it is needed most.
+func (k *Keeper) blind() {
+	k.disconnect()
+	if time.Since(k.good) > k.silence() {
+		k.release()
+	}
+}
+
+func (k *Keeper) silence() time.Duration {
+	return cmp.Or(k.Silence, max(5*time.Minute, 10*k.Interval))
 }
 
 // lookTime bounds one look but for the pushing.
@@ -131,18 +157,19 @@ func (k *Keeper) look(ctx context.Context) error {
 	limited, cancel := context.WithTimeoutCause(ctx, lookTime, fmt.Errorf("no answer within %s", lookTime))
 	defer cancel()
 	if err := k.hold(limited); err != nil {
-		k.disconnect()
+		k.blind()
 		return err
 	}
 	f, err := k.facts(limited)
 	if err != nil {
-		k.disconnect()
+		k.blind()
 		return err
 	}
+	k.good = f.Now
 	d := Decide(f)
 	if k.slot != "" && d.Hold > k.held {
-		if k.held, err = k.conn.AdvanceSlot(limited, k.slot, d.Hold); err != nil {
-			k.disconnect()
+		if k.held, err = k.holder.AdvanceSlot(limited, k.slot, d.Hold); err != nil {
+			k.release()
 			return err
 		}
 	}
@@ -154,14 +181,11 @@ func (k *Keeper) look(ctx context.Context) error {
 	return f.Unasked
 }
 
-// hold makes sure that there is a session with a slot.
+// hold makes sure that there is a session to ask, and one with a slot.
 func (k *Keeper) hold(ctx context.Context) (err error) {
 	if k.conn == nil {
 		if k.conn, err = k.Connect(ctx); err != nil {
 			k.conn = nil
-			return err
-		}
-		if err := k.bound(ctx); err != nil {
 			return err
 		}
 	}
@@ -175,27 +199,45 @@ func (k *Keeper) hold(ctx context.Context) (err error) {
 		}
 		for _, s := range slots {
 			if s.Name == k.slot && s.Restart != 0 && s.WALStatus != "lost" {
-				return nil
+				return k.alive(ctx)
 			}
 		}
-		return fmt.Errorf("slot %s lost its WAL: max_slot_wal_keep_size is less than what had to be held", k.slot)
+		lost := k.slot
+		k.release()
+		return fmt.Errorf("slot %s is gone, or has lost its WAL because max_slot_wal_keep_size is less than what had to be held", lost)
 	}
-	name := fmt.Sprintf("%s%d", SlotPrefix, os.Getpid())
-	if k.held, err = k.conn.CreateSlot(ctx, name, true); err != nil {
+	if k.holder, err = k.Connect(ctx); err != nil {
+		k.holder = nil
 		return err
 	}
-	k.slot = name
+	name := fmt.Sprintf("%s%d", SlotPrefix, os.Getpid())
+	if err = k.bound(ctx); err == nil {
+		k.held, err = k.holder.CreateSlot(ctx, name, true)
+	}
+	if err != nil {
+		k.release()
+		return err
+	}
+	k.slot, k.good = name, time.Now()
 	k.log().InfoContext(ctx, "WAL is held until it is archived", "slot", name, "lsn", k.held)
 	return nil
 }
 
-// bound has the server end a session that hangs.
+// alive lets the server know that somebody looks after the slot.
+func (k *Keeper) alive(ctx context.Context) error {
+	err := k.holder.Ping(ctx)
+	if err != nil {
+		k.release()
+	}
+	return err
+}
+
+// bound has the server end the slot's session if it hears nothing for long.
 func (k *Keeper) bound(ctx context.Context) error {
-	if k.conn.Version().Major() < 14 { // has no idle_session_timeout
+	if k.holder.Version().Major() < 14 { // has no idle_session_timeout
 		return nil
 	}
-	silence := cmp.Or(k.Silence, max(5*time.Minute, 10*k.Interval))
-	_, err := k.conn.Query(ctx, "SELECT pg_catalog.set_config('idle_session_timeout', $1, false)", fmt.Sprintf("%dms", silence.Milliseconds()))
+	_, err := k.holder.Query(ctx, "SELECT pg_catalog.set_config('idle_session_timeout', $1, false)", fmt.Sprintf("%dms", k.silence().Milliseconds()))
 	return err
 }
 

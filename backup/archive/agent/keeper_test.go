@@ -247,3 +247,37 @@ func TestAKeeperKnowsWhoseWALItIs(t *testing.T) {
 		t.Errorf("WAL was let go: %+v", s)
 	}
 }
+
+// TestAnErrorDoesNotLoseTheSlot: PostgreSQL drops a session's temporary slots with
+// any error in it, and asking a server that is just being promoted is one.
+func TestAnErrorDoesNotLoseTheSlot(t *testing.T) {
+	c := pgtest.New(t, pgtest.Options{WALSegSize: 1})
+	asked := make(chan *server.Conn, 16)
+	k := &agent.Keeper{
+		WALDir: filepath.Join(c.DataDir, "pg_wal"), Interval: 50 * time.Millisecond, Grace: time.Hour, MaxHold: 1 << 30,
+		Pusher: &agent.Pusher{},
+		Repo:   func(context.Context) (*repo.Repo, error) { return nil, errors.New("the store is down") },
+		Connect: func(ctx context.Context) (*server.Conn, error) {
+			conn, err := server.Connect(ctx, c.Options())
+			asked <- conn
+			return conn, err
+		},
+		Role: func(context.Context, pg.Timeline) agent.Role { return agent.RoleLeader },
+	}
+	life, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); k.Run(life) }()
+	run := keeping{k, func() { cancel(); <-done }}
+	t.Cleanup(run.stop)
+	run.until(t, "a slot", func(s agent.KeeperStatus) bool { return s.Slot != "" })
+	const holder = "SELECT active_pid FROM pg_replication_slots"
+	before := c.Value(t, holder)
+	if _, err := (<-asked).Query(t.Context(), "SELECT 1 / 0"); err == nil {
+		t.Fatal("no error")
+	}
+	last := time.Now()
+	run.until(t, "another look", func(s agent.KeeperStatus) bool { return s.At.After(last) && s.Slot != "" })
+	if after := c.Query(t, holder); len(after) != 1 || after[0][0] != before {
+		t.Errorf("the slot was held by session %s, now %v", before, after)
+	}
+}
