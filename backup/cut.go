@@ -31,7 +31,7 @@ func newCutter(blockSize int) cutter {
 
 // learn takes note of a frame that was stored.
 func (c *cutter) learn(raw, stored int) {
-	// raw is at most 256 KiB, so this stays far from the end of an int.
+	// raw is at most repo.MaxFrame, so this stays far from the end of an int.
 	size := frameTarget * raw / max(stored, 1)
 	c.size = min(max(size-size%c.pageSize, minFrame), c.max)
 }

@@ -16,6 +16,7 @@ func TestAFrameHoldsMoreOfWhatCompressesWell(t *testing.T) {
 		"half":                               {8192, 64 << 10, 32 << 10, 128 << 10},
 		"a third, in whole pages":            {8192, 64 << 10, 21 << 10, 24 * 8192},
 		"a tenth":                            {8192, 128 << 10, 13 << 10, repo.MaxFrame},
+		"a sixth, still within the limit":    {8192, 128 << 10, 21 << 10, 48 * 8192},
 		"zeros":                              {8192, 256 << 10, 90, repo.MaxFrame},
 		"small pages: 64 of them at most":    {1024, 64 << 10, 90, 64 << 10},
 		"medium pages":                       {2048, 64 << 10, 90, 128 << 10},

@@ -281,8 +281,8 @@ func TestARestOfAFileIsNoSmallFrame(t *testing.T) {
 		"all that is left":                   {128 << 10, 100 << 10, true, 100 << 10},
 		"a frame and another":                {128 << 10, 192 << 10, true, 128 << 10},
 		"a page too many":                    {128 << 10, 136 << 10, true, 136 << 10},
-		"a page too many for one frame":      {repo.MaxFrame, repo.MaxFrame + page, true, 16 * page},
-		"a few bytes too many for one frame": {repo.MaxFrame, repo.MaxFrame + 100, true, 16 * page},
+		"a page too many for one frame":      {repo.MaxFrame, repo.MaxFrame + page, true, repo.MaxFrame / 2},
+		"a few bytes too many for one frame": {repo.MaxFrame, repo.MaxFrame + 100, true, repo.MaxFrame / 2},
 		"the smallest frame and a page":      {minFrame, minFrame + page, true, minFrame + page},
 	} {
 		c := newCutter(page)

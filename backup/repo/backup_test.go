@@ -489,7 +489,7 @@ func TestAWriterRefusesWhatNoReaderWouldTake(t *testing.T) {
 	for name, err := range map[string]error{
 		"file number 0":            run(0, 0, bs),
 		"an empty run":             run(1, 0, 0),
-		"more than 256 KiB":        run(1, 0, repo.MaxFrame+1),
+		"more than a frame holds":  run(1, 0, repo.MaxFrame+1),
 		"a page past 2^32":         run(1, 1<<32-1, 2*bs),
 		"an empty list":            list(0),
 		"a list out of order":      list(2*bs, 5, 4),
@@ -563,11 +563,11 @@ func TestAManifestOfManyFilesIsSpooledToAFile(t *testing.T) {
 
 func TestTheLargestFrames(t *testing.T) {
 	for name, test := range map[string]struct{ blockSize, pages, tooMany int }{
-		"64 pages of 4 KiB": {4096, 64, 65},
-		"64 pages of 1 KiB": {1024, 64, 65},
-		"32 pages of 8 KiB": {8192, 32, 33},
-		"8 pages of 32 KiB": {32768, 8, 9},
-		"64 pages of 2 KiB": {2048, 64, 65},
+		"64 pages of 4 KiB":  {4096, 64, 65},
+		"64 pages of 1 KiB":  {1024, 64, 65},
+		"64 pages of 8 KiB":  {8192, 64, 65},
+		"16 pages of 32 KiB": {32768, 16, 17},
+		"64 pages of 2 KiB":  {2048, 64, 65},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx := t.Context()

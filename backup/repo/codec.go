@@ -33,8 +33,9 @@ const DefaultLevel = 1
 // pure Go one; newCompressor is the one that the build selects.
 type compressor interface {
 	// compress writes one zstd frame of src to dst's start if it fits into
-	// bound(len(src)) bytes there, else to new memory, and gives the frame.
-	compress(dst, src []byte, level int) ([]byte, error)
+	// bound(len(src)) bytes there, else to new memory, and gives the frame. brief
+	// asks for shorter matches at level 1, see tuning.
+	compress(dst, src []byte, level int, brief bool) ([]byte, error)
 	// decompress fills dst exactly; it never writes past it.
 	decompress(dst, src []byte) error
 	// bound is the most that src bytes can become.
@@ -53,9 +54,9 @@ func withCompressor(f func(compressor) error) error {
 // compressTo compresses raw to the start of dst, whose capacity should be at least
 // c.bound(len(raw)), and gives what is to be stored: raw itself (copied) with
 // CodecNone where compression does not make it smaller.
-func compressTo(c compressor, dst, raw []byte, codec Codec, level int) ([]byte, Codec, error) {
+func compressTo(c compressor, dst, raw []byte, codec Codec, level int, brief bool) ([]byte, Codec, error) {
 	if codec == CodecZstd && len(raw) > 0 {
-		out, err := c.compress(dst, raw, level)
+		out, err := c.compress(dst, raw, level, brief)
 		if err != nil {
 			return nil, 0, fmt.Errorf("compress %d bytes: %w", len(raw), err)
 		}
@@ -69,7 +70,7 @@ func compressTo(c compressor, dst, raw []byte, codec Codec, level int) ([]byte, 
 // compressNew is compressTo with a pooled compressor and new memory.
 func compressNew(raw []byte, codec Codec, level int) (out []byte, used Codec, err error) {
 	err = withCompressor(func(c compressor) error {
-		out, used, err = compressTo(c, nil, raw, codec, level)
+		out, used, err = compressTo(c, nil, raw, codec, level, false)
 		return err
 	})
 	return out, used, err

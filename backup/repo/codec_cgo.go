@@ -19,12 +19,11 @@ extern unsigned ZSTD_isError(size_t) __attribute__((weak));
 
 enum { RESET_PARAMETERS = 2, LEVEL = 100, HASH_LOG = 102, MIN_MATCH = 105 };
 
-// pgt_level makes c compress at a level from now on. With pages set, level 1 has a
+// pgt_level makes c compress at a level from now on. With brief set, level 1 has a
 // larger table and shorter matches than zstd gives inputs above 16 KiB, as it does
-// for smaller ones: pages compress 2 % better in the same time. WAL does not, and
-// takes a tenth longer.
-static size_t pgt_level(ZSTD_CCtx *c, int level, int pages) {
-	int tune = level == 1 && pages;
+// for smaller ones.
+static size_t pgt_level(ZSTD_CCtx *c, int level, int brief) {
+	int tune = level == 1 && brief;
 	size_t r = ZSTD_CCtx_reset(c, RESET_PARAMETERS);
 	if (!ZSTD_isError(r)) r = ZSTD_CCtx_setParameter(c, LEVEL, level);
 	if (tune && !ZSTD_isError(r)) r = ZSTD_CCtx_setParameter(c, HASH_LOG, 15);
@@ -53,24 +52,27 @@ func newCompressor() compressor {
 type libzstd struct {
 	enc   *C.ZSTD_CCtx // nil: no memory
 	level int          // that enc is set to, if set
-	pages bool         // likewise
+	brief bool         // likewise
 	set   bool
 	dec   zstd.Ctx
 }
 
-func (z *libzstd) compress(dst, src []byte, level int) ([]byte, error) {
+// hasBrief: compress makes a difference between brief matches and others.
+const hasBrief = true
+
+func (z *libzstd) compress(dst, src []byte, level int, brief bool) ([]byte, error) {
 	if z.enc == nil {
 		return nil, fmt.Errorf("zstd: no memory for an encoder")
 	}
-	if pages := len(src) <= MaxFrame; !z.set || z.level != level || z.pages != pages {
+	if !z.set || z.level != level || z.brief != brief {
 		tune := C.int(0)
-		if pages {
+		if brief {
 			tune = 1
 		}
 		if C.ZSTD_isError(C.pgt_level(z.enc, C.int(level), tune)) != 0 {
 			return nil, fmt.Errorf("zstd: level %d is refused", level)
 		}
-		z.level, z.pages, z.set = level, pages, true
+		z.level, z.brief, z.set = level, brief, true
 	}
 	if n := z.bound(len(src)); cap(dst) < n {
 		dst = make([]byte, n)

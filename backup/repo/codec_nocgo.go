@@ -2,4 +2,6 @@
 
 package repo
 
+const hasBrief = false
+
 func newCompressor() compressor { return newPureZstd() }

@@ -64,7 +64,7 @@ func (m *Manifest) filled(o FetchOptions) FetchOptions {
 // once, in no order, once for each read; the bytes are valid until it returns.
 // The first error, of reads, f or the fetch, ends everything.
 //
-// Memory: Workers × (Range + 16 MiB at worst, usually 256 KiB) and a window's
+// Memory: Workers × (Range + 16 MiB at worst, usually 512 KiB) and a window's
 // reads.
 func (m *Manifest) Fetch(ctx context.Context, reads iter.Seq2[Read, error], opts FetchOptions, f func(context.Context, Read, []byte) error) error {
 	opts = m.filled(opts)

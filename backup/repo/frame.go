@@ -32,7 +32,7 @@ func (k FrameKind) String() string {
 
 // Limits of format.md §4.
 const (
-	MaxFrame      = 256 << 10 // raw bytes of a run, list or bundle
+	MaxFrame      = 512 << 10 // raw bytes of a run, list or bundle
 	MaxFramePages = 64        // pages of a run or list
 	maxMapFrame   = 16 << 20  // raw bytes of a page map or frame table
 	maxMembers    = 4096

@@ -48,6 +48,7 @@ type PackWriter struct {
 	buf     []byte // the pack so far; nil: none begun
 	index   []byte // raw
 	ext     []byte // scratch
+	tuning  tuning
 	scratch []byte // raw content of a bundle
 	closed  bool
 }
@@ -112,7 +113,7 @@ func (p *PackWriter) write(ctx context.Context, h *frameHeader, ext, raw []byte)
 	head := start + frameHead + len(ext)
 	p.buf = slices.Grow(p.buf, frameHead+len(ext)+p.c.bound(len(raw)))
 	// out lies at the end of buf: the room was made above.
-	out, codec, err := compressTo(p.c, p.buf[head:head], raw, p.w.repo.codec(), p.w.repo.opts.Level)
+	out, codec, err := p.tuning.compress(p.c, p.buf[head:head], raw, h, p.w.repo)
 	if err != nil {
 		return Place{}, p.w.fail(fmt.Errorf("write %s of file %d: %w", h.kind, h.file, err))
 	}
@@ -193,7 +194,7 @@ func (p *PackWriter) flush(ctx context.Context) error {
 	f := packFooter{indexOff: uint64(len(p.buf)), indexRaw: uint32(len(p.index)), frames: p.frames, number: p.number, tag: p.tag, digest: DigestOf(p.index)}
 	off := len(p.buf)
 	p.buf = slices.Grow(p.buf, p.c.bound(len(p.index))+packFoot)
-	out, codec, err := compressTo(p.c, p.buf[off:off], p.index, p.w.repo.codec(), p.w.repo.opts.Level)
+	out, codec, err := compressTo(p.c, p.buf[off:off], p.index, p.w.repo.codec(), p.w.repo.opts.Level, false)
 	if err != nil {
 		return p.w.fail(err)
 	}

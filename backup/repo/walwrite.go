@@ -112,7 +112,7 @@ func (r *Repo) encodeChunks(h *WALHeader, out io.Writer, segment io.ReaderAt) (t
 			c := &batch[i]
 			c.err = withCompressor(func(z compressor) (err error) {
 				c.stored = sized(c.stored, z.bound(len(c.raw)))
-				c.stored, _, err = compressTo(z, c.stored[:0], c.raw, r.codec(), r.opts.Level)
+				c.stored, _, err = compressTo(z, c.stored[:0], c.raw, r.codec(), r.opts.Level, false)
 				return err
 			})
 		})
