@@ -21,6 +21,7 @@ import (
 	"github.com/pgtender/pgtender/internal/finding"
 	"github.com/pgtender/pgtender/internal/pg/server"
 	"github.com/pgtender/pgtender/internal/pgtest"
+	"github.com/pgtender/pgtender/internal/process"
 )
 
 func TestACopyWhoseWALDoesNotArriveIsCommittedByTheNextRun(t *testing.T) {
@@ -216,6 +217,38 @@ func TestASecondBackupIsRefusedWhileOneRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	take(t, l.options(t, l.primary))
+}
+
+// A synthesis that died can be gone on with until there is a newer backup.
+func TestADeadSynthesisIsLeftUntilABackupIsComplete(t *testing.T) {
+	l := newLab(t, pgtest.Options{})
+	first := take(t, l.options(t, l.primary)).Backup.ID
+	mark := strings.Fields(process.Mark())
+	mark[len(mark)-1] = "1" // an earlier process of our number
+	dead := repo.Running{ID: repo.NewBackupID(time.Now()), Parent: first, Host: "h1", PID: os.Getpid(), Process: strings.Join(mark, " "), Stage: string(repo.Synthetic)}
+	ctx, kill := context.WithCancel(t.Context())
+	if err := l.repo.Heartbeat(ctx, dead, repo.Beat{}, func(ctx context.Context) error { kill(); return ctx.Err() }); err == nil {
+		t.Fatal("it did not die")
+	}
+	markers := func() (ids []repo.BackupID) {
+		all, err := l.repo.RunningBackups(t.Context())
+		if err != nil {
+			t.Error(err)
+		}
+		for _, m := range all {
+			ids = append(ids, m.ID)
+		}
+		return ids
+	}
+	o := l.options(t, l.primary)
+	left := false
+	o.Progress = func(p backup.Progress) {
+		left = left || p.Phase == backup.PhaseStop && slices.Contains(markers(), dead.ID)
+	}
+	take(t, o)
+	if ids := markers(); !left || len(ids) != 0 {
+		t.Errorf("while the backup ran: left %t; afterwards: %v", left, ids)
+	}
 }
 
 func TestAStandbyPromotedDuringTheBackupFailsIt(t *testing.T) {
