@@ -31,7 +31,7 @@ func (s *survey) cost(ctx context.Context, c *Candidate, changes *wal.BlockMap) 
 		return Cost{}, err
 	}
 	out := Cost{Requests: int64(len(m.Packs)/4096 + 2)}
-	for request, err := range m.Requests(m.Locate(ctx, d.wants(m.Entries(ctx), &out)), repo.FetchOptions{Gap: fetchGap}) {
+	for request, err := range m.Requests(m.Locate(ctx, d.wants(m.Entries(ctx), &out)), repo.FetchOptions{}) {
 		if err != nil {
 			return Cost{}, fmt.Errorf("cost backup %s: %w", c.ID, err)
 		}
@@ -85,10 +85,6 @@ const (
 	requestTime  = 30 * time.Millisecond
 	parallelism  = 8
 	startingTime = 2 * time.Second
-	// fetchGap is how many bytes take as long as a request: so many that nobody
-	// wants are read rather than another request sent. Of a thousand pages that
-	// lie anywhere in a backup, few are closer together than the default.
-	fetchGap = fetchRate / int(time.Second/requestTime) / parallelism
 )
 
 // estimate fills in how long a rung takes, with so many bytes read from the

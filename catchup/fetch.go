@@ -88,7 +88,7 @@ func (r *runner) bring(ctx context.Context, total int64, reads func(context.Cont
 	defer cancel()
 	ctx = j.start(ctx)
 	err = w.run(ctx, func(ctx context.Context) error {
-		return r.manifest.Fetch(ctx, reads(ctx, j, w), repo.FetchOptions{Workers: r.opts.Workers, Gap: fetchGap}, w.write)
+		return r.manifest.Fetch(ctx, reads(ctx, j, w), repo.FetchOptions{Workers: r.opts.Workers}, w.write)
 	})
 	if err != nil {
 		cancel()
