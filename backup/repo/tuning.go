@@ -3,8 +3,9 @@ package repo
 // tuning chooses between two settings of zstd's level 1 for pages. Its own, of
 // long matches and a small table, suits heaps and indexes in random order: less
 // time than the other, and up to 3 % less room. The brief one, of shorter matches
-// and a larger table, suits indexes whose keys ascend: 4 to 40 % less room. What a page holds does not tell which, so now and then a frame
-// is compressed both ways, and the better one counts until the next time.
+// and a larger table, suits indexes whose keys ascend: 4 to 40 % less room. What a
+// page holds does not tell which, so now and then a frame is compressed both ways,
+// and the better one counts until the next time.
 //
 // A reader sees no difference.
 type tuning struct {
