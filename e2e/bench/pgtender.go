@@ -45,7 +45,7 @@ func (t *pgtender) config(repository string) (path string, err error) {
 	}
 	path = t.m.path(repository + ".yml")
 	// No synthetic full backup comes between incremental ones.
-	text := fmt.Sprintf("repository: file://%s\ncluster: %s\ndata_dir: %s\nbackup:\n  workers: %d\n  synthetic_share: 0\nrestore:\n  workers: %d\n", dir, scope, t.m.path("data"), t.workers, t.workers)
+	text := fmt.Sprintf("repository: file://%s\ncluster: %s\ndata_dir: %s\nserver:\n  user: postgres\nbackup:\n  workers: %d\n  synthetic_share: 0\nrestore:\n  workers: %d\n", dir, scope, t.m.path("data"), t.workers, t.workers)
 	return path, t.m.writeFile(path, text, 0o644)
 }
 
@@ -60,7 +60,7 @@ func (t *pgtender) memberConfig(repository, dataDir string, far *remote) (path s
 	if far != nil {
 		where = far.pgtender(repository)
 	}
-	text := where + fmt.Sprintf("cluster: %s\ndata_dir: %s\nagent:\n  socket: %s\n", scope, dataDir, t.m.path("agent", "socket"))
+	text := where + fmt.Sprintf("cluster: %s\ndata_dir: %s\nserver:\n  user: postgres\nagent:\n  socket: %s\n", scope, dataDir, t.m.path("agent", "socket"))
 	return path, t.m.writeFile(path, text, 0o644)
 }
 

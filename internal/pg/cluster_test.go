@@ -264,7 +264,7 @@ func TestWhatIsCopiedAgreesWithBaseBackup(t *testing.T) {
 	pgtest.Own(t, space)
 
 	out, moved := filepath.Join(pgtest.Dir(t), "out"), filepath.Join(pgtest.Dir(t), "space")
-	mustRun(t, "pg_basebackup", "-h", c.Host, "-p", strconv.Itoa(c.Port), "-D", out, "-T", space+"="+moved,
+	mustRun(t, "pg_basebackup", "-h", c.Host, "-p", strconv.Itoa(c.Port), "-U", "postgres", "-D", out, "-T", space+"="+moved,
 		"-X", "none", "-c", "fast", "--no-manifest", "--no-sync")
 	var theirs []string
 	for prefix, dir := range map[string]string{"": out, "pg_tblspc/" + spaceOID(t, c): moved} {
