@@ -99,6 +99,10 @@ type Progress struct {
 	Files int   // files and directories, as of the scan
 }
 
+// DefaultWorkers is how many workers a backup, a synthesis and a verification have
+// that name none: one for each processor that Go uses at the time, at most 8.
+func DefaultWorkers() int { return min(runtime.GOMAXPROCS(0), 8) }
+
 func (o Options) withDefaults() (Options, error) {
 	switch {
 	case o.Repo == nil, o.DataDir == "", o.Source == nil, o.ToolVersion == "":
@@ -115,7 +119,7 @@ func (o Options) withDefaults() (Options, error) {
 		}
 		o.Host = host
 	}
-	o.Workers = cmp.Or(o.Workers, min(runtime.GOMAXPROCS(0), 8))
+	o.Workers = cmp.Or(o.Workers, DefaultWorkers())
 	o.ReplayStall = cmp.Or(o.ReplayStall, time.Minute)
 	o.ArchiveTimeout = cmp.Or(o.ArchiveTimeout, time.Hour)
 	o.ArchiveGrace = cmp.Or(o.ArchiveGrace, 10*time.Second)

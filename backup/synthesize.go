@@ -8,7 +8,6 @@ import (
 	"iter"
 	"log/slog"
 	"os"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -56,7 +55,7 @@ func (o SynthesizeOptions) withDefaults() (SynthesizeOptions, error) {
 		}
 		o.Host = host
 	}
-	o.Workers = cmp.Or(o.Workers, min(runtime.GOMAXPROCS(0), 8))
+	o.Workers = cmp.Or(o.Workers, DefaultWorkers())
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -86,7 +85,7 @@ func Verify(ctx context.Context, o VerifyOptions) (Verification, error) {
 	if o.Progress == nil {
 		o.Progress = func(int64, int64) {}
 	}
-	o.Workers = cmp.Or(o.Workers, min(runtime.GOMAXPROCS(0), 8))
+	o.Workers = cmp.Or(o.Workers, DefaultWorkers())
 	v := &verifier{o: o, Verification: Verification{Depth: DepthQuick, Backups: []VerifiedBackup{}, Faults: []string{}}}
 	if o.Deep {
 		v.Depth = DepthDeep

@@ -1,0 +1,21 @@
+package main
+
+import (
+	"os"
+	"runtime"
+)
+
+// spareProcessors lets Go use two processors more than it does until undo is
+// called, for work that spends its time in C. While every processor is held by a
+// call into C, Go's monitor wakes up each 20 µs to see whether it should be handed
+// on (sysmon and retake in runtime/proc.go), and often hands it on; with one to
+// spare it sleeps. On two processors a full backup takes a tenth less time and
+// processor time. GOMAXPROCS overrules it.
+func spareProcessors() (undo func()) {
+	if os.Getenv("GOMAXPROCS") != "" {
+		return func() {}
+	}
+	n := runtime.GOMAXPROCS(0)
+	runtime.GOMAXPROCS(n + 2)
+	return func() { runtime.GOMAXPROCS(n) }
+}
