@@ -361,7 +361,9 @@ func (d *decider) packs() {
 			case b != nil:
 				it = &stray
 			}
-			it.packs = append(it.packs, p)
+			if it != &keep {
+				it.packs = append(it.packs, p)
+			}
 			it.Objects++
 			it.Bytes += p.Size
 		}

@@ -2,17 +2,14 @@ package catchup_test
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 
@@ -142,16 +139,10 @@ func (x *branched) killed(t *testing.T) {
 // it was; else it has come to its end.
 func (x *branched) childRun(t testing.TB, rung catchup.RungName, step string, count int) (killed bool) {
 	t.Helper()
-	options, err := json.Marshal(child{Dir: x.old.DataDir, Purpose: catchup.Replica, Leader: x.leader(t), Rung: rung, KillAt: step, KillCount: count})
-	if err != nil {
-		t.Fatal(err)
-	}
-	words := append(strings.Fields(x.program), "restore", string(options))
-	cmd := exec.Command(words[0], words[1:]...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd := x.command(t, "022", child{Dir: x.old.DataDir, Purpose: catchup.Replica, Leader: x.leader(t), Rung: rung, KillAt: step, KillCount: count})
 	var out bytes.Buffer
 	cmd.Stderr = &out
-	err = cmd.Run()
+	err := cmd.Run()
 	if err != nil && (step == "" || cmd.ProcessState == nil || cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL) {
 		t.Fatalf("%q, to be killed at %q: %v: %s", rung, step, err, out.String())
 	}

@@ -31,9 +31,7 @@ const (
 // compress is compressTo of a frame's content.
 func (t *tuning) compress(c compressor, dst, raw []byte, h *frameHeader, r *Repo) ([]byte, Codec, error) {
 	codec, level := r.codec(), r.opts.Level
-	switch h.kind {
-	case FrameRun, FrameList:
-	default:
+	if h.kind != FrameRun && h.kind != FrameList {
 		return compressTo(c, dst, raw, codec, level, h.kind == FrameBundle)
 	}
 	out, used, err := compressTo(c, dst, raw, codec, level, t.brief)

@@ -168,7 +168,7 @@ func (a *app) backup(ctx context.Context, n *node, f backupFlags) error {
 	m := a.newMeter(n.log)
 	defer m.end()
 	opts.Progress = func(p backup.Progress) { m.report(string(p.Phase), p.Done, p.Total) }
-	opts.Workers = cmp.Or(opts.Workers, backup.DefaultWorkers())
+	opts.Workers = cmp.Or(opts.Workers, backup.DefaultWorkers()) // not more for those to spare
 	undo := spareProcessors()
 	taken, err := backup.Take(ctx, opts)
 	undo()

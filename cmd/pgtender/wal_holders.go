@@ -29,13 +29,12 @@ const maxAsked = 10_000
 
 // askMembers notes of each fault which members' pg_wal holds segments of it. A
 // member that cannot be asked may hold them all the same.
-func (n *node) askMembers(ctx context.Context, v *archive.Verified) {
+func (n *node) askMembers(ctx context.Context, v *archive.Verified, members []patroni.Member) {
 	names := faultySegments(v)
-	c, err := n.cluster(ctx)
-	if err != nil || len(names) == 0 {
+	if len(names) == 0 {
 		return
 	}
-	for _, m := range c.Members {
+	for _, m := range members {
 		if m.Host == "" {
 			continue
 		}
@@ -98,14 +97,12 @@ func (n *node) inWAL(ctx context.Context, m patroni.Member, names []string) ([]s
 }
 
 // mayHoldWAL names the members whose pg_wal may hold what the archive lacks:
-// those of the cluster, and those that the repository knows from marks, alarms
-// and backups. What cannot be asked is left out.
-func (n *node) mayHoldWAL(ctx context.Context, r *repo.Repo, backups []backup.Summary) []string {
+// those of the cluster, as far as they are known, and those that the repository
+// knows from marks, alarms and backups. What cannot be asked is left out.
+func mayHoldWAL(ctx context.Context, r *repo.Repo, members []patroni.Member, backups []backup.Summary) []string {
 	var out []string
-	if c, err := n.cluster(ctx); err == nil {
-		for _, m := range c.Members {
-			out = append(out, m.Name)
-		}
+	for _, m := range members {
+		out = append(out, m.Name)
 	}
 	if seen, err := sightings(ctx, r); err == nil {
 		for name := range seen {

@@ -12,6 +12,7 @@ import (
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/finding"
 	"github.com/pgtender/pgtender/internal/pg"
+	"github.com/pgtender/pgtender/patroni"
 )
 
 func (a *app) walVerifyCmd() *cobra.Command {
@@ -116,9 +117,6 @@ func (n *node) walVerify(ctx context.Context, i repo.Incarnation, deep bool) (wa
 	if err != nil {
 		return walVerified{}, err
 	}
-	if len(v.Faults) > 0 {
-		n.askMembers(ctx, &v)
-	}
 	out := walVerified{
 		Deep: deep, History: infoHistory{Timeline: lineage.Timeline, Source: lineage.Source}, Segments: v.Segments, Indexes: v.Indexes, BytesRead: v.Bytes,
 		Faults: []walFault{}, Quarantine: []string{}, Members: []string{},
@@ -126,14 +124,19 @@ func (n *node) walVerify(ctx context.Context, i repo.Incarnation, deep bool) (wa
 	if v.SegmentSize != 0 {
 		out.First, out.Last = v.First.Name(v.SegmentSize), v.Last.Name(v.SegmentSize)
 	}
+	if len(v.Faults) > 0 {
+		var members []patroni.Member // without the DCS there are those that the repository knows
+		if c, err := n.cluster(ctx); err == nil {
+			members = c.Members
+		}
+		n.askMembers(ctx, &v, members)
+		out.Members = mayHoldWAL(ctx, r, members, backups)
+	}
 	for i := range v.Faults {
 		f := &v.Faults[i]
 		out.Faults = append(out.Faults, walFault{
 			f.Kind, f.Segment.Name(v.SegmentSize), f.Last.Name(v.SegmentSize), f.Count(), f.At, f.Error(), f.EndsRecovery(), append([]string{}, f.HeldBy...),
 		})
-	}
-	if len(v.Faults) > 0 {
-		out.Members = n.mayHoldWAL(ctx, r, backups)
 	}
 	quarantine, err := r.Quarantine(ctx)
 	if err != nil {

@@ -77,8 +77,8 @@ func Gone(pid int, left string, sameHost bool) bool {
 	if err != nil {
 		return false
 	}
-	if why := compare(m, us, sameHost); why != look {
-		return why == gone
+	if v := compare(m, us, sameHost); v != look {
+		return v == gone
 	}
 	if err := unix.Kill(pid, 0); err != nil {
 		return err == unix.ESRCH

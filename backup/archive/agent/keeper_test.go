@@ -31,21 +31,29 @@ type keeping struct {
 func keep(t testing.TB, c *pgtest.Cluster, r *repo.Repo, grace time.Duration, role agent.Role) keeping {
 	t.Helper()
 	walDir := filepath.Join(c.DataDir, "pg_wal")
-	life, cancel := context.WithCancel(context.Background())
 	pusher := &agent.Pusher{
 		WALDir: walDir, Timeout: time.Minute, Ahead: archive.AheadOptions{Workers: 2},
 		Archive: func(ctx context.Context, path string) (archive.PushResult, error) {
 			return archive.Push(ctx, r, archive.PushOptions{Path: path, Assist: true})
 		},
 	}
-	k := &agent.Keeper{
-		WALDir: walDir, Pusher: pusher, Interval: 50 * time.Millisecond, Grace: grace, MaxHold: 1 << 30,
-		Repo:    func(context.Context) (*repo.Repo, error) { return r, nil },
-		Connect: func(ctx context.Context) (*server.Conn, error) { return server.Connect(ctx, c.Options()) },
-		Role:    func(context.Context, pg.Timeline) agent.Role { return role },
+	return start(t, c, &agent.Keeper{
+		WALDir: walDir, Pusher: pusher, Grace: grace, MaxHold: 1 << 30,
+		Repo: func(context.Context) (*repo.Repo, error) { return r, nil },
+		Role: func(context.Context, pg.Timeline) agent.Role { return role },
+	})
+}
+
+// start runs a keeper beside a server until the test ends.
+func start(t testing.TB, c *pgtest.Cluster, k *agent.Keeper) keeping {
+	t.Helper()
+	k.Interval = 50 * time.Millisecond
+	if k.Connect == nil {
+		k.Connect = func(ctx context.Context) (*server.Conn, error) { return server.Connect(ctx, c.Options()) }
 	}
+	life, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { defer close(done); k.Run(life); pusher.Wait() }()
+	go func() { defer close(done); k.Run(life); k.Pusher.Wait() }()
 	stop := func() { cancel(); <-done }
 	t.Cleanup(stop)
 	return keeping{k, stop}
@@ -176,18 +184,11 @@ func keepsUnarchived(t *testing.T, major int) {
 func TestAKeeperInTrouble(t *testing.T) {
 	c := pgtest.New(t, pgtest.Options{WALSegSize: 1, Config: map[string]string{"archive_mode": "on", "archive_command": "/bin/false", "wal_keep_size": "0"}})
 	down := errors.New("the store is down")
-	k := &agent.Keeper{
-		WALDir: filepath.Join(c.DataDir, "pg_wal"), Interval: 50 * time.Millisecond, Grace: time.Hour, MaxHold: 3 << 20,
-		Pusher:  &agent.Pusher{},
-		Repo:    func(context.Context) (*repo.Repo, error) { return nil, down },
-		Connect: func(ctx context.Context) (*server.Conn, error) { return server.Connect(ctx, c.Options()) },
-		Role:    func(context.Context, pg.Timeline) agent.Role { return agent.RoleLeader },
-	}
-	life, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() { defer close(done); k.Run(life) }()
-	run := keeping{k, func() { cancel(); <-done }}
-	t.Cleanup(run.stop)
+	run := start(t, c, &agent.Keeper{
+		WALDir: filepath.Join(c.DataDir, "pg_wal"), Pusher: &agent.Pusher{}, Grace: time.Hour, MaxHold: 3 << 20,
+		Repo: func(context.Context) (*repo.Repo, error) { return nil, down },
+		Role: func(context.Context, pg.Timeline) agent.Role { return agent.RoleLeader },
+	})
 	s := run.until(t, "trouble", func(s agent.KeeperStatus) bool { return s.Error != "" })
 	if !strings.Contains(s.Error, down.Error()) || s.Slot == "" {
 		t.Errorf("%+v", s)
@@ -212,18 +213,11 @@ func TestAKeeperThatHangsHoldsNothing(t *testing.T) {
 	majors := pgtest.Majors(t)
 	c := pgtest.New(t, pgtest.Options{Major: majors[len(majors)-1], WALSegSize: 1})
 	hang := make(chan struct{})
-	k := &agent.Keeper{
-		WALDir: filepath.Join(c.DataDir, "pg_wal"), Interval: 50 * time.Millisecond, Grace: time.Hour, MaxHold: 1 << 30, Silence: 500 * time.Millisecond,
-		Pusher:  &agent.Pusher{},
-		Repo:    func(context.Context) (*repo.Repo, error) { <-hang; return nil, errors.New("no more") },
-		Connect: func(ctx context.Context) (*server.Conn, error) { return server.Connect(ctx, c.Options()) },
-		Role:    func(context.Context, pg.Timeline) agent.Role { return agent.RoleLeader },
-	}
-	life, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() { defer close(done); k.Run(life) }()
-	run := keeping{k, func() { cancel(); <-done }}
-	t.Cleanup(run.stop)
+	run := start(t, c, &agent.Keeper{
+		WALDir: filepath.Join(c.DataDir, "pg_wal"), Pusher: &agent.Pusher{}, Grace: time.Hour, MaxHold: 1 << 30, Silence: 500 * time.Millisecond,
+		Repo: func(context.Context) (*repo.Repo, error) { <-hang; return nil, errors.New("no more") },
+		Role: func(context.Context, pg.Timeline) agent.Role { return agent.RoleLeader },
+	})
 	c.WaitFor(t, "SELECT count(*) FROM pg_replication_slots", "1")
 	c.WaitFor(t, "SELECT count(*) FROM pg_replication_slots", "0")
 	close(hang)
@@ -253,22 +247,16 @@ func TestAKeeperKnowsWhoseWALItIs(t *testing.T) {
 func TestAnErrorDoesNotLoseTheSlot(t *testing.T) {
 	c := pgtest.New(t, pgtest.Options{WALSegSize: 1})
 	asked := make(chan *server.Conn, 16)
-	k := &agent.Keeper{
-		WALDir: filepath.Join(c.DataDir, "pg_wal"), Interval: 50 * time.Millisecond, Grace: time.Hour, MaxHold: 1 << 30,
-		Pusher: &agent.Pusher{},
-		Repo:   func(context.Context) (*repo.Repo, error) { return nil, errors.New("the store is down") },
+	run := start(t, c, &agent.Keeper{
+		WALDir: filepath.Join(c.DataDir, "pg_wal"), Pusher: &agent.Pusher{}, Grace: time.Hour, MaxHold: 1 << 30,
+		Repo: func(context.Context) (*repo.Repo, error) { return nil, errors.New("the store is down") },
 		Connect: func(ctx context.Context) (*server.Conn, error) {
 			conn, err := server.Connect(ctx, c.Options())
 			asked <- conn
 			return conn, err
 		},
 		Role: func(context.Context, pg.Timeline) agent.Role { return agent.RoleLeader },
-	}
-	life, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() { defer close(done); k.Run(life) }()
-	run := keeping{k, func() { cancel(); <-done }}
-	t.Cleanup(run.stop)
+	})
 	run.until(t, "a slot", func(s agent.KeeperStatus) bool { return s.Slot != "" })
 	const holder = "SELECT active_pid FROM pg_replication_slots"
 	before := c.Value(t, holder)
