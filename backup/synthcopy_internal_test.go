@@ -8,7 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"testing"
 	"time"
 
@@ -85,19 +85,33 @@ func TestASyntheticBackupKeepsFramesThatAreLiveAsAWhole(t *testing.T) {
 	repotest.Check(t, l.meter)
 }
 
-// killing is a store in which so many packs are put before the process dies.
+// killing is a store in which the first packs are put before the process dies:
+// those whose numbers are the lowest. Several are put at the same time, in no
+// order.
 type killing struct {
 	storage.Store
-	after int32
-	kill  func()
-	packs atomic.Int32
+	last   uint32 // number of the last pack that is stored
+	kill   func()
+	stored sync.WaitGroup
+}
+
+func newKilling(s storage.Store, packs uint32, kill func()) *killing {
+	k := &killing{Store: s, last: packs, kill: kill}
+	k.stored.Add(int(packs))
+	return k
 }
 
 func (k *killing) Put(ctx context.Context, key string, src io.ReaderAt, size int64, o storage.PutOptions) error {
-	if strings.Contains(key, "/pack/") && k.packs.Add(1) > k.after {
+	p, err := repo.ParseKey(key)
+	switch {
+	case err != nil || p.Kind != repo.KeyPack:
+		return k.Store.Put(ctx, key, src, size, o)
+	case p.Number > k.last:
+		k.stored.Wait()
 		k.kill()
 		return context.Cause(ctx)
 	}
+	defer k.stored.Done()
 	return k.Store.Put(ctx, key, src, size, o)
 }
 
@@ -119,12 +133,12 @@ func TestAKilledSynthesisIsGoneOnWith(t *testing.T) {
 		}
 		return nil
 	}
-	first.Repo = repo.Open(&killing{Store: l.meter, after: 4, kill: func() { kill(dead) }}, repotest.Cluster, repo.Options{})
+	first.Repo = repo.Open(newKilling(l.meter, 4, func() { kill(dead) }), repotest.Cluster, repo.Options{})
 	if _, err := Synthesize(ctx, first); !errors.Is(err, dead) {
 		t.Fatalf("got %v", err)
 	}
 	before := packs()
-	if len(before) < 3 {
+	if len(before) != 4 {
 		t.Fatalf("%d packs are left", len(before))
 	}
 	_, had := framesOf(t, l.repo, before)
@@ -184,7 +198,7 @@ func begun(t *testing.T, l *line, o SynthesizeOptions) repo.BackupID {
 	t.Helper()
 	ctx, kill := context.WithCancel(t.Context())
 	defer kill()
-	o.Repo = repo.Open(&killing{Store: l.meter, after: 2, kill: kill}, repotest.Cluster, repo.Options{})
+	o.Repo = repo.Open(newKilling(l.meter, 2, kill), repotest.Cluster, repo.Options{})
 	if _, err := Synthesize(ctx, o); err == nil {
 		t.Fatal("it was not killed")
 	}
