@@ -32,7 +32,7 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 	if err != nil && !gone(err) {
 		return failed("delete", key, err)
 	}
-	if err := syncDir(r, path.Dir(key), always); err != nil && !gone(err) {
+	if err := s.syncDir(r, path.Dir(key), always); err != nil && !gone(err) {
 		return failed("delete", key, err)
 	}
 	for dir := path.Dir(key); dir != "."; dir = path.Dir(dir) {
@@ -86,7 +86,7 @@ type sweep struct {
 }
 
 func (w *sweep) folder(r *os.Root) error {
-	entries, err := readDir(r, false)
+	entries, err := readDir(r, nil)
 	if gone(err) {
 		return nil
 	}

@@ -75,6 +75,7 @@ type Store struct {
 	dir    string
 	opts   Options
 	synced named
+	fsync  func(*os.File) error // of folders
 }
 
 var (
@@ -98,7 +99,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	if opts.FileMode == 0 {
 		opts.FileMode = 0o640
 	}
-	s := &Store{dir: filepath.Clean(opts.Dir), opts: opts}
+	s := &Store{dir: filepath.Clean(opts.Dir), opts: opts, fsync: (*os.File).Sync}
 	if err := storage.ContextError(ctx); err != nil {
 		return nil, fmt.Errorf("open %s: %w", s, err)
 	}

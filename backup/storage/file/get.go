@@ -70,7 +70,7 @@ func (s *Store) open(r *os.Root, key string) (f *os.File, size int64, err error)
 	case !info.Mode().IsRegular():
 		err = &storage.Error{Op: "get", Key: key, Err: fmt.Errorf("not a regular file: %v", info.Mode()), Permanent: true}
 	case time.Since(changed(info)) < 5*time.Minute && !s.synced.has(info):
-		serr := syncUp(r, path.Dir(key), young)
+		serr := s.syncUp(r, path.Dir(key), young)
 		switch {
 		case serr == nil:
 			s.synced.add(info)

@@ -17,7 +17,7 @@ import (
 // List reads one folder at a time; its memory grows with the largest folder.
 func (s *Store) List(ctx context.Context, prefix, after string) iter.Seq2[storage.Object, error] {
 	return func(yield func(storage.Object, error) bool) {
-		w := walk{ctx: ctx, prefix: prefix, after: after, yield: yield}
+		w := walk{store: s, ctx: ctx, prefix: prefix, after: after, yield: yield}
 		if err := s.list(&w); err != nil {
 			yield(storage.Object{}, err)
 		}
@@ -50,7 +50,7 @@ func (s *Store) list(w *walk) error {
 			return failed("list", w.prefix, err)
 		}
 		defer sub.Close()
-		if err := syncUp(r, path.Dir(dir), young); err != nil && !gone(err) {
+		if err := s.syncUp(r, path.Dir(dir), young); err != nil && !gone(err) {
 			return failed("list", w.prefix, err)
 		}
 		r, dir = sub, dir+"/"
@@ -68,6 +68,7 @@ func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) || isNotDir(er
 
 // walk is one run of a listing.
 type walk struct {
+	store         *Store
 	ctx           context.Context
 	prefix, after string
 	yield         func(storage.Object, error) bool
@@ -78,7 +79,7 @@ var errLeft = errors.New("left")
 
 // folder yields the objects in r, whose keys begin with dir ("" or "…/").
 func (w *walk) folder(r *os.Root, dir string) error {
-	entries, err := readDir(r, true)
+	entries, err := readDir(r, w.store.syncYoung)
 	if gone(err) {
 		return nil
 	}
@@ -138,10 +139,9 @@ func (w *walk) object(r *os.Root, name, key string) error {
 }
 
 // readDir reads a folder's names in the byte order of the keys below it: a
-// folder sorts as if its name ended in "/". With durable set a young folder is
-// synced after it was read, so that no name is told that a power cut takes
-// away.
-func readDir(r *os.Root, durable bool) ([]fs.DirEntry, error) {
+// folder sorts as if its name ended in "/". then, if any, is called with the
+// folder after it was read.
+func readDir(r *os.Root, then func(*os.File) error) ([]fs.DirEntry, error) {
 	f, err := r.Open(".")
 	if err != nil {
 		return nil, err
@@ -151,13 +151,9 @@ func readDir(r *os.Root, durable bool) ([]fs.DirEntry, error) {
 	if err != nil {
 		return nil, err
 	}
-	if durable {
-		if info, err := f.Stat(); err != nil {
+	if then != nil {
+		if err := then(f); err != nil {
 			return nil, err
-		} else if young(info) {
-			if err := ignoreNoDirSync(f.Sync()); err != nil {
-				return nil, err
-			}
 		}
 	}
 	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(sortKey(a), sortKey(b)) })

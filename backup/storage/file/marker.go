@@ -105,7 +105,7 @@ func (s *Store) create(ctx context.Context) error {
 // foreignEntry names something in the directory that an empty file system
 // does not have. Snapshot folders are shown by some NFS servers.
 func foreignEntry(r *os.Root) (string, error) {
-	entries, err := readDir(r, false)
+	entries, err := readDir(r, nil)
 	if err != nil {
 		return "", err
 	}

@@ -34,7 +34,7 @@ func (s *Store) store(ctx context.Context, r *os.Root, name string, src io.Reade
 	if opts.IfAbsent {
 		// Spare writing what link would refuse.
 		if _, err := r.Lstat(name); err == nil {
-			return exists(r, name)
+			return s.exists(r, name)
 		}
 	}
 	f, temp, err := s.temp(r, path.Dir(name))
@@ -58,11 +58,11 @@ func (s *Store) store(ctx context.Context, r *os.Root, name string, src io.Reade
 	}
 	switch {
 	case opts.IfAbsent && errors.Is(err, fs.ErrExist):
-		return exists(r, name)
+		return s.exists(r, name)
 	case err != nil:
 		return failed("put", name, err)
 	}
-	if err := syncUp(r, path.Dir(name), always); err != nil {
+	if err := s.syncUp(r, path.Dir(name), always); err != nil {
 		return failed("put", name, fmt.Errorf("stored, but perhaps not durably: %w", err))
 	}
 	return nil
@@ -70,8 +70,8 @@ func (s *Store) store(ctx context.Context, r *os.Root, name string, src io.Reade
 
 // exists is the refusal of an existing name. Callers may take the object for
 // stored, so it is made durable first.
-func exists(r *os.Root, name string) error {
-	if err := syncUp(r, path.Dir(name), always); err != nil {
+func (s *Store) exists(r *os.Root, name string) error {
+	if err := s.syncUp(r, path.Dir(name), always); err != nil {
 		return failed("put", name, err)
 	}
 	return fmt.Errorf("put %s: %w", name, storage.ErrExists)

@@ -19,11 +19,10 @@ func always(fs.FileInfo) bool { return true }
 func young(info fs.FileInfo) bool { return time.Since(info.ModTime()) < 5*time.Minute }
 
 // syncUp makes the names in dir durable, and the name of dir itself, up to the
-// root. No folder is remembered between calls: another process may have removed
-// and made it anew.
-func syncUp(r *os.Root, dir string, which func(fs.FileInfo) bool) error {
+// root.
+func (s *Store) syncUp(r *os.Root, dir string, which func(fs.FileInfo) bool) error {
 	for ; ; dir = path.Dir(dir) {
-		if err := syncDir(r, dir, which); err != nil {
+		if err := s.syncDir(r, dir, which); err != nil {
 			return err
 		}
 		if dir == "." {
@@ -32,22 +31,41 @@ func syncUp(r *os.Root, dir string, which func(fs.FileInfo) bool) error {
 	}
 }
 
-func syncDir(r *os.Root, dir string, which func(fs.FileInfo) bool) error {
+func (s *Store) syncDir(r *os.Root, dir string, which func(fs.FileInfo) bool) error {
 	f, err := r.Open(dir)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil || !which(info) {
-		return err
-	}
-	return ignoreNoDirSync(f.Sync())
+	return s.syncFolder(f, which)
 }
 
-// named remembers young files whose names were synced: a pack is read in many
-// pieces. A name is of the same folders as long as the file's change time stays,
-// for link, rename and unlink set it. Safe for concurrent use.
+// syncFolder syncs an open folder, unless that was done since it last changed.
+// Each name that comes or goes sets the folder's change time, and one that was
+// made anew has another; those of the last second are not gone by, since the
+// kernel's clock ticks more slowly than names can come.
+func (s *Store) syncFolder(f *os.File, which func(fs.FileInfo) bool) error {
+	info, err := f.Stat()
+	if err != nil || !which(info) || s.synced.has(info) {
+		return err
+	}
+	settled := time.Since(changed(info)) > time.Second
+	if err := ignoreNoDirSync(s.fsync(f)); err != nil {
+		return err
+	}
+	if settled {
+		s.synced.add(info)
+	}
+	return nil
+}
+
+// syncYoung syncs a young folder, so that no name that was read there goes with a
+// power cut.
+func (s *Store) syncYoung(f *os.File) error { return s.syncFolder(f, young) }
+
+// named remembers young files whose names were synced, for a pack is read in many
+// pieces, and folders. A name is of the same folders as long as the file's change
+// time stays, for link, rename and unlink set it. Safe for concurrent use.
 type named struct {
 	mu    sync.Mutex
 	files map[identity]bool // guarded by mu
