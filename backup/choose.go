@@ -164,18 +164,28 @@ func (t *run) candidates(ctx context.Context, at pg.Pos, pending bool) (question
 		return q, err
 	}
 	from := beginning{at: at, history: history, control: t.facts.Control}
-	var backups []repo.Backup
-	for i := len(listed) - 1; i >= 0; i-- {
-		if l := &listed[i]; l.Err != nil {
-			q.rejected = append(q.rejected, Rejected{l.ID, fmt.Sprintf("cannot be used: %v", l.Err)})
-		}
+	marks, err := ReadMarks(ctx, t.Repo)
+	if errors.Is(err, repo.ErrCorrupt) {
+		// What verifications found cannot be told. It is for expire to stop there.
+		t.Log.WarnContext(ctx, "whether a backup was found damaged cannot be told", "error", err)
+		err = nil
 	}
+	if err != nil {
+		return q, err
+	}
+	var backups []repo.Backup
 	for _, l := range listed {
+		m := marks[l.ID]
 		switch why, unfit := t.unfit[l.ID]; {
 		case l.Err != nil:
+			q.rejected = append(q.rejected, Rejected{l.ID, fmt.Sprintf("cannot be used: %v", l.Err)})
 		case unfit:
 			q.rejected = append(q.rejected, Rejected{l.ID, why})
 		default:
+			if v := m.lost(); v != nil && v.Lost == LostContent {
+				q.rejected = append(q.rejected, Rejected{l.ID, "was found damaged: " + v.Faults})
+				continue
+			}
 			backups = append(backups, l.Backup)
 		}
 	}

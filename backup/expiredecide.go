@@ -128,16 +128,28 @@ func (d *decider) block(format string, args ...any) {
 func (d *decider) judge() {
 	s := d.s
 	d.good, d.why = make(map[repo.BackupID]bool), make(map[repo.BackupID]string)
+	stored := make(map[repo.PackRef]int64)
+	for _, packs := range s.Packs {
+		for _, p := range packs {
+			stored[p.PackRef] = p.Size
+		}
+	}
 	for i := range s.Backups {
 		b := &s.Backups[i]
 		if b.Pending {
 			continue
 		}
+		m := s.Marks[b.ID]
+		lost, pack := m.lost(), missingPack(stored, b)
 		switch missing, ok := d.wal.covers(b); {
 		case b.Err != nil:
 			d.why[b.ID] = "its manifest cannot be read"
+		case pack != "":
+			d.why[b.ID] = pack
 		case !ok:
 			d.why[b.ID] = fmt.Sprintf("WAL segment %s, which it needs to become consistent, is not in the archive", missing)
+		case lost != nil:
+			d.why[b.ID] = "it was found damaged: " + lost.Faults
 		case s.Lineage.Timeline != 0 && !archive.LeadsThrough(s.Lineage.History, b.Backup):
 			d.why[b.ID] = fmt.Sprintf("the cluster left timeline %s before the backup's stop", b.Backup.Stop.Timeline)
 		default:
@@ -161,6 +173,20 @@ func (d *decider) judge() {
 			}
 		}
 	}
+}
+
+// missingPack says what a backup lacks of its packs, "" if nothing. One that was
+// completed after they were listed lacks some too, until the next look.
+func missingPack(stored map[repo.PackRef]int64, b *StockBackup) string {
+	for _, p := range b.Packs {
+		switch size, ok := stored[p.PackRef]; {
+		case !ok:
+			return fmt.Sprintf("pack %s, which it needs, is not there", p.PackRef)
+		case size != p.Size:
+			return fmt.Sprintf("pack %s, which it needs, has %d bytes, not %d", p.PackRef, size, p.Size)
+		}
+	}
+	return ""
 }
 
 // condemned gives the condemnation of a backup or generation in force: the one
@@ -225,6 +251,8 @@ func (d *decider) keepBackup(b *StockBackup) (bool, string) {
 		return true, "no retention is configured"
 	case d.s.LineageError != nil:
 		return true, "which history is in force is not known, so that no backup can be judged"
+	case len(d.order) == 0:
+		return true, "there is no good backup: " + d.why[b.ID]
 	case d.base != nil && b.ID == d.base.ID:
 		return true, fmt.Sprintf("recovery to any point of the last %s begins with it", age(p.RecoveryWindow))
 	case p.KeepFor > 0 && old < p.KeepFor:

@@ -79,6 +79,12 @@ func condemn(s *backup.Stock, id int, ago time.Duration, v repo.Verdict, data ma
 	s.Condemned = append(s.Condemned, repo.Condemnation{ID: repotest.ID(100 + id), Subject: repotest.ID(id).String(), Reason: "it was old", Since: s.Now.Add(-ago), Verdict: v, Data: data})
 }
 
+// found makes a deep verification of a backup have found a fault.
+func found(s *backup.Stock, id int, lost backup.Loss) {
+	v := backup.VerifyMark{Time: s.Now, Faults: "1 faults, the first: something", Lost: lost}
+	s.Marks[repotest.ID(id)] = backup.Marks{Verified: map[string]backup.VerifyMark{backup.DepthDeep: v}}
+}
+
 // decided renders a decision: a line for each item whose action is not keep.
 func decided(e backup.Expiry) []string {
 	var out []string
@@ -230,6 +236,21 @@ func TestWhatExpires(t *testing.T) {
 		}, want: []string{"wait backup 1"}, why: map[int]string{2: "no backup can be judged"}},
 		"a backup without its WAL is not good": {policy: backup.Policy{KeepBackups: 2}, change: func(s *backup.Stock) { s.WAL = s.WAL[:4] },
 			want: []string{"condemn backup 1", "condemn backup 2"}, why: map[int]string{4: "newest good", 5: "not good: WAL segment", 3: "number 2 of"}},
+		"a backup without one of its packs is not good": {policy: backup.Policy{KeepBackups: 2}, change: func(s *backup.Stock) { delete(s.Packs, repotest.ID(5)) },
+			want: []string{"condemn backup 1", "condemn backup 2"}, why: map[int]string{4: "newest good", 5: "not good: pack", 3: "number 2 of"}},
+		"a backup with a pack that was cut is not good": {policy: backup.Policy{KeepBackups: 1}, change: func(s *backup.Stock) { s.Packs[repotest.ID(5)][0].Size-- },
+			want: []string{"condemn backup 1", "condemn backup 2", "condemn backup 3"}, why: map[int]string{4: "newest good", 5: "has 99 bytes, not 100"}},
+		"a backup that a verification found damaged is not good": {policy: backup.Policy{KeepBackups: 1}, change: func(s *backup.Stock) { found(s, 5, backup.LostContent) },
+			want: []string{"condemn backup 1", "condemn backup 2", "condemn backup 3"}, why: map[int]string{4: "newest good", 5: "found damaged: 1 faults"}},
+		"nor one whose WAL it found damaged": {policy: backup.Policy{KeepBackups: 1}, change: func(s *backup.Stock) { found(s, 5, backup.LostWAL) },
+			want: []string{"condemn backup 1", "condemn backup 2", "condemn backup 3"}},
+		"a fault that loses nothing leaves a backup good": {policy: backup.Policy{KeepBackups: 1}, change: func(s *backup.Stock) { found(s, 5, "") },
+			want: []string{"condemn backup 1", "condemn backup 2", "condemn backup 3", "condemn backup 4"}},
+		"where none is good nothing of any goes": {policy: backup.Policy{KeepFor: day}, change: func(s *backup.Stock) {
+			for n := range 5 {
+				found(s, n+1, backup.LostContent)
+			}
+		}, why: map[int]string{1: "there is no good backup"}},
 		"backups of an abandoned branch do not count": {policy: backup.Policy{KeepBackups: 1}, change: failover,
 			want: []string{"condemn backup 1", "condemn backup 2", "condemn backup 3"}, why: map[int]string{4: "newest good", 5: "left timeline 1"}},
 		"the recovery window keeps the backup to begin with, and WAL from there": {policy: backup.Policy{KeepBackups: 1, RecoveryWindow: 2*day + time.Hour},

@@ -55,7 +55,41 @@ type VerifyMark struct {
 	Time   time.Time `json:"time"`
 	OK     bool      `json:"ok"`
 	Faults string    `json:"faults,omitempty"` // how many, and the first
-	By     string    `json:"by,omitempty"`
+	// Lost says what keeps the backup from being restored; "" where a fault
+	// leaves it whole, as a hole in the WAL behind it does.
+	Lost Loss   `json:"lost,omitempty"`
+	By   string `json:"by,omitempty"`
+}
+
+// Loss is what a backup lacks, or has only damaged.
+type Loss string
+
+// The losses.
+const (
+	LostContent Loss = "content" // packs or manifest: what builds on it lacks the same
+	LostWAL     Loss = "wal"     // that makes it consistent
+)
+
+// worse gives the one that concerns more.
+func (l Loss) worse(than Loss) bool { return l == LostContent || l == LostWAL && than == "" }
+
+// lost gives the newest result of a verification that found a loss, nil if there
+// is none, or if a later one that saw as much found the backup in order.
+func (m *Marks) lost() *VerifyMark {
+	var out *VerifyMark
+	for depth, v := range m.Verified {
+		if v.Lost == "" || out != nil && !(v.Lost.worse(out.Lost) || v.Lost == out.Lost && v.Time.After(out.Time)) {
+			continue
+		}
+		refuted := false
+		for other, w := range m.Verified {
+			refuted = refuted || w.OK && w.Time.After(v.Time) && (depth == DepthQuick || other != DepthQuick)
+		}
+		if !refuted {
+			out = &v
+		}
+	}
+	return out
 }
 
 // ReadMarks gives the marks of all backups that have some.
@@ -116,7 +150,7 @@ func marks(events []repo.StoredEvent) (map[repo.BackupID]Marks, error) {
 			if m.Verified == nil {
 				m.Verified = make(map[string]VerifyMark)
 			}
-			m.Verified[e.Data["depth"]] = VerifyMark{Time: e.Time, OK: e.Data["ok"] == "true", Faults: e.Text, By: e.Data[keyBy]}
+			m.Verified[e.Data["depth"]] = VerifyMark{Time: e.Time, OK: e.Data["ok"] == "true", Faults: e.Text, Lost: Loss(e.Data["lost"]), By: e.Data[keyBy]}
 		default:
 			continue
 		}

@@ -238,6 +238,38 @@ func TestAParentThatVanishesMeansAnotherOne(t *testing.T) {
 	}
 }
 
+// A damaged page that nobody changes would be in every backup from now on.
+func TestABackupThatWasFoundDamagedIsNoParent(t *testing.T) {
+	c := newChain(t, pgtest.Options{}, 10)
+	first := take(t, c.options(t, c.primary)).Backup
+	second := take(t, c.options(t, c.primary)).Backup
+	packs, err := c.repo.StoredPacks(t.Context())
+	if err != nil || second.Parent != first.ID {
+		t.Fatalf("%s is on %s (%v)", second.ID, second.Parent, err)
+	}
+	own := packs[second.ID][0]
+	key := c.repo.Key(repo.Key{Kind: repo.KeyPack, ID: own.Backup, Number: own.Number})
+	content, err := storage.ReadAll(t.Context(), c.store, key, own.Size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	flip := func() {
+		content[len(content)/2] ^= 1
+		if err := errors.Join(c.store.Delete(t.Context(), key), c.store.Put(t.Context(), key, bytes.NewReader(content), own.Size, storage.PutOptions{})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	flip()
+	if v, err := backup.Verify(t.Context(), backup.VerifyOptions{Repo: c.repo, Deep: true}); err != nil || v.OK {
+		t.Fatalf("%+v, %v", v, err)
+	}
+	r := take(t, c.options(t, c.primary))
+	if r.Backup.Parent != first.ID || len(r.Plan.Rejected) != 1 || !strings.Contains(r.Plan.Rejected[0].Why, "found damaged") {
+		t.Errorf("took %s on %s, rejected %+v", r.Backup.Kind, r.Backup.Parent, r.Plan.Rejected)
+	}
+	flip() // what is left behind has to be whole
+}
+
 func TestAnIncrementalThatWaitsForWALIsCommittedByTheNext(t *testing.T) {
 	c := newChain(t, pgtest.Options{}, 8)
 	take(t, c.options(t, c.primary))

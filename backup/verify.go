@@ -67,6 +67,7 @@ type VerifiedBackup struct {
 	Faults []string      `json:"faults"`
 
 	manifest *repo.Manifest
+	lost     Loss
 }
 
 // faultsKept is how many faults of one backup are named.
@@ -104,7 +105,7 @@ func Verify(ctx context.Context, o VerifyOptions) (Verification, error) {
 		b := &v.Backups[i]
 		b.OK = len(b.Faults) == 0
 		v.OK = v.OK && b.OK
-		if err := keepResult(ctx, o.Repo, events, b.ID, v.Depth, b.Faults, o.By); err != nil {
+		if err := keepResult(ctx, o.Repo, events, Tried{Backup: b.ID, Depth: v.Depth, Faults: b.Faults, Lost: b.lost, By: o.By}); err != nil {
 			return v.Verification, err
 		}
 	}
@@ -124,12 +125,15 @@ type verifier struct {
 	state  *verifyState
 }
 
-// fault notes what is wrong with a backup.
-func (v *verifier) fault(i int, format string, args ...any) {
+// fault notes what is wrong with a backup, and what it has lost by it.
+func (v *verifier) fault(i int, lost Loss, format string, args ...any) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	b := &v.Backups[i]
 	text := fmt.Sprintf(format, args...)
+	if lost.worse(b.lost) {
+		b.lost = lost
+	}
 	if len(b.Faults) < faultsKept && !slices.Contains(b.Faults, text) {
 		b.Faults = append(b.Faults, text)
 	}
@@ -184,7 +188,7 @@ func (v *verifier) open(ctx context.Context) error {
 		switch {
 		case err == nil:
 		case broken(err):
-			v.fault(i, "%v", err)
+			v.fault(i, LostContent, "%v", err)
 			b.manifest = nil
 			continue
 		default:
@@ -241,9 +245,9 @@ func (v *verifier) presence(ctx context.Context) error {
 		for _, p := range m.Packs {
 			switch size, ok := v.stored[p.PackRef]; {
 			case !ok:
-				v.fault(i, "pack %s is missing", p.PackRef)
+				v.fault(i, LostContent, "pack %s is missing", p.PackRef)
 			case size != p.Size:
-				v.fault(i, "pack %s has %d bytes, not %d", p.PackRef, size, p.Size)
+				v.fault(i, LostContent, "pack %s has %d bytes, not %d", p.PackRef, size, p.Size)
 			}
 		}
 	}
@@ -263,11 +267,11 @@ func (v *verifier) wal(ctx context.Context) error {
 		c, err := covered(ctx, &m.Backup, l)
 		switch {
 		case err != nil && (broken(err) || errors.As(err, new(*unfitError))):
-			v.fault(i, "%v", err)
+			v.fault(i, LostWAL, "%v", err)
 		case err != nil:
 			return err
 		case !c.Reaches(m.Backup.Stop.LSN):
-			v.fault(i, "WAL segment %s, which it needs to become consistent, is not in the archive", c.Missing.Name(m.Backup.SegmentSize))
+			v.fault(i, LostWAL, "WAL segment %s, which it needs to become consistent, is not in the archive", c.Missing.Name(m.Backup.SegmentSize))
 		}
 	}
 	lineage, err := archive.ResolveLineage(ctx, v.o.Repo, v.o.Lineage)
@@ -310,37 +314,53 @@ func (v *verifier) walFault(judged *archive.Verified, f *archive.FaultSpan) {
 			continue
 		}
 		concerned = true
-		v.fault(i, "recovery from it ends at %s: %v", f.At, f.Error())
+		lost := Loss("")
+		if f.At < m.Backup.Stop.LSN {
+			lost = LostWAL
+		}
+		v.fault(i, lost, "recovery from it ends at %s: %v", f.At, f.Error())
 	}
 	if !concerned && v.o.Deep {
 		v.Faults = append(v.Faults, f.Error())
 	}
 }
 
+// Tried is what a verification found of one backup, to be kept.
+type Tried struct {
+	Backup repo.BackupID
+	Depth  string
+	Faults []string // none: it is in order
+	Lost   Loss
+	By     string
+}
+
 // KeepResult stores what a verification found, in place of the last one of its
 // depth.
-func KeepResult(ctx context.Context, r *repo.Repo, id repo.BackupID, depth string, faults []string, by string) error {
+func KeepResult(ctx context.Context, r *repo.Repo, t Tried) error {
 	events, err := r.Events(ctx)
 	if err != nil {
 		return fmt.Errorf("keep the result of the verification: %w", err)
 	}
-	return keepResult(ctx, r, events, id, depth, faults, by)
+	return keepResult(ctx, r, events, t)
 }
 
 // keepResult is KeepResult with the events as they were before.
-func keepResult(ctx context.Context, r *repo.Repo, events []repo.StoredEvent, id repo.BackupID, depth string, faults []string, by string) error {
-	e := repo.Event{Kind: eventVerify, Subject: id.String(), Time: time.Now(), Data: map[string]string{"depth": depth, "ok": fmt.Sprint(len(faults) == 0)}}
-	if by != "" {
-		e.Data[keyBy] = by
+func keepResult(ctx context.Context, r *repo.Repo, events []repo.StoredEvent, t Tried) error {
+	e := repo.Event{Kind: eventVerify, Subject: t.Backup.String(), Time: time.Now(), Data: map[string]string{"depth": t.Depth, "ok": fmt.Sprint(len(t.Faults) == 0)}}
+	if t.By != "" {
+		e.Data[keyBy] = t.By
 	}
-	if len(faults) > 0 {
-		e.Text = fmt.Sprintf("%d faults, the first: %s", len(faults), firstLine(faults[0]))
+	if t.Lost != "" {
+		e.Data["lost"] = string(t.Lost)
+	}
+	if len(t.Faults) > 0 {
+		e.Text = fmt.Sprintf("%d faults, the first: %s", len(t.Faults), firstLine(t.Faults[0]))
 	}
 	if _, err := r.PutEvent(ctx, e); err != nil {
 		return fmt.Errorf("keep the result of the verification: %w", err)
 	}
 	for _, old := range events {
-		if old.Err == nil && old.Kind == eventVerify && old.Subject == e.Subject && old.Data["depth"] == depth {
+		if old.Err == nil && old.Kind == eventVerify && old.Subject == e.Subject && old.Data["depth"] == t.Depth {
 			if err := r.Remove(ctx, repo.Key{Kind: repo.KeyEvent, ID: old.ID, Event: eventVerify}); err != nil {
 				return err
 			}
@@ -429,7 +449,7 @@ func (v *verifier) pack(ctx context.Context, p repo.Pack) error {
 	}
 	for _, text := range c.faults {
 		for _, i := range v.users[p.PackRef] {
-			v.fault(i, "%s", text)
+			v.fault(i, LostContent, "%s", text)
 		}
 	}
 	if len(c.faults) == 0 {

@@ -179,7 +179,7 @@ func (v *verifier) structure(ctx context.Context, i int, m *repo.Manifest) error
 		switch {
 		case err == nil:
 		case broken(err):
-			v.fault(i, "%v", err)
+			v.fault(i, LostContent, "%v", err)
 			return nil
 		default:
 			return err
@@ -205,9 +205,9 @@ func (v *verifier) digests(ctx context.Context, i int, m *repo.Manifest) error {
 		content, err := readWhole(ctx, m, e)
 		switch {
 		case err == nil && repo.DigestOf(content) != e.Digest:
-			v.fault(i, "the content of %q has another digest", e.Path)
+			v.fault(i, LostContent, "the content of %q has another digest", e.Path)
 		case err != nil && broken(err):
-			v.fault(i, "%v", err)
+			v.fault(i, LostContent, "%v", err)
 		case err != nil:
 			return err
 		}

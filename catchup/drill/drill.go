@@ -108,7 +108,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 		return d.Result, fmt.Errorf("restore on trial: %w", err)
 	}
 	d.OK = len(d.Faults) == 0
-	return d.Result, backup.KeepResult(ctx, o.Repo, d.Result.Backup, backup.DepthRestore, d.Faults, o.By)
+	return d.Result, backup.KeepResult(ctx, o.Repo, backup.Tried{Backup: d.Result.Backup, Depth: backup.DepthRestore, Faults: d.Faults, Lost: d.lost, By: o.By})
 }
 
 type drill struct {
@@ -120,6 +120,7 @@ type drill struct {
 	dir    string
 
 	libraries []string // that the cluster loads, and this server does not
+	lost      backup.Loss
 }
 
 func (d *drill) fault(format string, args ...any) {
@@ -239,6 +240,7 @@ func (d *drill) restore(ctx context.Context) (bool, error) {
 	case ctx.Err() != nil:
 		return false, context.Cause(ctx)
 	case errors.Is(err, repo.ErrCorrupt), errors.Is(err, repo.ErrVersion), errors.Is(err, storage.ErrNotExist):
+		d.lost = backup.LostContent
 		d.fault("it cannot be restored: %v", err)
 		return false, nil
 	}

@@ -29,7 +29,7 @@ be read is.
 
 JSON keys: repository, scope, group, system_id, owner, history (timeline, source,
 error), backups (id, status, key, error, backup, usable, reason, pin (until, by,
-reason), annotations, verified (time, ok, faults, by; by depth)), wal (timeline,
+reason), annotations, verified (time, ok, faults, lost, by; by depth)), wal (timeline,
 incarnation, on_history, begin, end, first, last, segments, bytes, holes (first,
 last, count), orphans, partials, conflicts), streamed (timeline, segment, to, at;
 null if nothing is), alarms (id, time, kind, subject, text, member, existing,
