@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -69,6 +70,74 @@ func TestExpiryGoesInTwoRunsAndKeepsWhatOthersLeanOn(t *testing.T) {
 		t.Errorf("packs at the end: %v (%v)", packs, err)
 	}
 	onlyNeeded(t, s)
+}
+
+// ahead is a store whose clock is ahead of this host's.
+type ahead struct {
+	storage.Store
+	by time.Duration
+}
+
+func (a ahead) List(ctx context.Context, prefix, after string) iter.Seq2[storage.Object, error] {
+	return func(yield func(storage.Object, error) bool) {
+		for o, err := range a.Store.List(ctx, prefix, after) {
+			o.Modified = o.Modified.Add(a.by)
+			if !yield(o, err) {
+				return
+			}
+		}
+	}
+}
+
+func TestAPlanGoesByTheStoresClockAsTheActDoes(t *testing.T) {
+	_, store := repotest.New(t)
+	s := newShop(ahead{store, 48 * time.Hour})
+	s.backup(t, repotest.ID(1), 0)
+	s.backup(t, repotest.ID(2), 0)
+	p := backup.Policy{KeepFor: time.Nanosecond, Grace: time.Hour}
+	plan, err := backup.PlanExpiry(t.Context(), backup.ExpireOptions{Repo: s.r, Policy: p})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, _ := plan.Count(backup.Condemn)
+	if x := mustExpire(t, s, p); want == 0 || x.Condemned != want {
+		t.Errorf("%d objects are to be condemned, %d were: %v", want, x.Condemned, decided(plan))
+	}
+}
+
+// Of a pin that was set and one that was taken off the later one counts, on
+// whatever host that was.
+func TestAPinCountsThoughAnotherHostsClockIsAhead(t *testing.T) {
+	r, store := repotest.New(t)
+	id := repotest.ID(1)
+	newShop(store).backup(t, id, 0)
+	tomorrow := time.Now().Add(24 * time.Hour)
+	for _, e := range []repo.Event{
+		{Kind: "pin", Subject: id.String(), Time: tomorrow, Data: map[string]string{"removed": "true"}},
+		{Kind: "annotation", Subject: id.String(), Time: tomorrow, Data: map[string]string{"ticket": "1"}},
+	} {
+		if _, err := r.PutEvent(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pin := func() *backup.Pin {
+		t.Helper()
+		m, err := backup.ReadMarks(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m[id].Pin
+	}
+	if err := backup.SetPin(t.Context(), r, id, backup.Pin{Reason: "audit"}); err != nil || pin() == nil {
+		t.Errorf("pinned, but the pin is %v (%v)", pin(), err)
+	}
+	if err := backup.RemovePin(t.Context(), r, id, "somebody"); err != nil || pin() != nil {
+		t.Errorf("taken off, but the pin is %v (%v)", pin(), err)
+	}
+	err := backup.Annotate(t.Context(), r, id, map[string]string{"ticket": "2"})
+	if m, _ := backup.ReadMarks(t.Context(), r); err != nil || m[id].Annotations["ticket"] != "2" {
+		t.Errorf("noted %v (%v)", m[id].Annotations, err)
+	}
 }
 
 // onlyNeeded fails if there is anything that nobody needs.

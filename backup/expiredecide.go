@@ -42,9 +42,10 @@ type decider struct {
 	why      map[repo.BackupID]string // of one that is not good
 	order    []*StockBackup           // good ones that may count, oldest first
 	lastGood repo.BackupID
-	base     *StockBackup           // where the recovery window begins
-	gone     map[*StockBackup]bool  // manifests that are removed by this run
-	reads    map[repo.BackupID]bool // by live restores
+	base     *StockBackup             // where the recovery window begins
+	after    map[repo.BackupID]string // backups in it behind a hole that none before gets past: the first segment that is missing
+	gone     map[*StockBackup]bool    // manifests that are removed by this run
+	reads    map[repo.BackupID]bool   // by live restores
 	readsAny bool
 	parents  map[repo.BackupID]bool // of live backups
 	running  map[repo.BackupID]bool // live backups
@@ -172,6 +173,23 @@ func (d *decider) judge() {
 				d.base = b
 			}
 		}
+		d.behindHoles()
+	}
+}
+
+// behindHoles finds the backups of the recovery window with which recovery to
+// what follows a hole in the archive has to begin.
+func (d *decider) behindHoles() {
+	d.after = make(map[repo.BackupID]string)
+	before := d.base
+	for _, b := range d.order {
+		if d.base == nil || b.Backup.Start.LSN <= before.Backup.Start.LSN {
+			continue
+		}
+		if hole := d.wal.hole(d.s.Lineage.History, before.Backup, b.Backup); hole != "" {
+			d.after[b.ID] = hole
+		}
+		before = b
 	}
 }
 
@@ -255,6 +273,8 @@ func (d *decider) keepBackup(b *StockBackup) (bool, string) {
 		return true, "there is no good backup: " + d.why[b.ID]
 	case d.base != nil && b.ID == d.base.ID:
 		return true, fmt.Sprintf("recovery to any point of the last %s begins with it", age(p.RecoveryWindow))
+	case d.after[b.ID] != "":
+		return true, fmt.Sprintf("recovery to any point of the last %s that lies behind WAL segment %s, which is not in the archive, begins with it", age(p.RecoveryWindow), d.after[b.ID])
 	case p.KeepFor > 0 && old < p.KeepFor:
 		return true, fmt.Sprintf("it is %s old, and backups are kept for %s", age(old), age(p.KeepFor))
 	case newer < p.KeepBackups && d.good[b.ID]:

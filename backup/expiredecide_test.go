@@ -257,6 +257,12 @@ func TestWhatExpires(t *testing.T) {
 			want: []string{"condemn backup 1", "condemn backup 2", "condemn backup 4",
 				"condemn wal 00000001000000000000000C..000000010000000000000013", "condemn wal 000000010000000000000016..00000001000000000000001D"},
 			why: map[int]string{3: "recovery to any point"}},
+		"behind a hole in the recovery window another backup is needed": {policy: backup.Policy{KeepBackups: 1, RecoveryWindow: 4*day + time.Hour}, change: func(s *backup.Stock) {
+			s.WAL = append(s.WAL[:2], s.WAL[3:]...)
+			lost := s.WAL[1]
+			s.WAL[1].Last, lost.First = 25, 27
+			s.WAL = append(s.WAL[:2], append([]backup.WALSpan{lost}, s.WAL[2:]...)...)
+		}, want: []string{"condemn backup 2", "condemn backup 3"}, why: map[int]string{1: "recovery to any point", 4: "behind WAL segment 00000001000000000000001A"}},
 		"a restore needs WAL to the present": {policy: backup.Policy{KeepBackups: 5, RecoveryWindow: time.Hour}, change: func(s *backup.Stock) {
 			s.Readers = append(s.Readers, repo.Marked[repo.Reader]{ID: repotest.ID(90), Marker: repo.Reader{Backup: repotest.ID(3)}, Renewed: s.Now})
 		}, want: []string{"condemn wal 00000001000000000000000C..000000010000000000000013", "condemn wal 000000010000000000000016..00000001000000000000001D"}},

@@ -71,11 +71,25 @@ func (x walIndex) covers(b *StockBackup) (missing string, ok bool) {
 
 func (x walIndex) gap(h pg.History, b *repo.Backup) string {
 	first, last := span(b)
-	for n := first; n <= last; n++ {
-		t := archive.SegmentTimeline(h, b.SegmentSize, n)
+	return x.missing(h, b.SegmentSize, first, last+1)
+}
+
+// hole gives the first segment along a history that is missing between the starts
+// of two backups, "" if none is.
+func (x walIndex) hole(h pg.History, a, b *repo.Backup) string {
+	first, _ := span(a)
+	last, _ := span(b)
+	return x.missing(h, b.SegmentSize, first, last)
+}
+
+// missing gives the first segment from first to before end that is not archived
+// along a history, "" if all are.
+func (x walIndex) missing(h pg.History, size pg.SegmentSize, first, end pg.SegmentNumber) string {
+	for n := first; n < end; n++ {
+		t := archive.SegmentTimeline(h, size, n)
 		own, ok := archive.Ancestor(h, t)
 		if !ok || !x.has(repo.IncarnationOf(own), n) {
-			return pg.Segment{Timeline: t, Number: n}.Name(b.SegmentSize)
+			return pg.Segment{Timeline: t, Number: n}.Name(size)
 		}
 	}
 	return ""

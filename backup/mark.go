@@ -182,6 +182,23 @@ func (e *absentError) Error() string        { return fmt.Sprintf("the repository
 func (e *absentError) Hint() string         { return "pgtender info lists the backups" }
 func (e *absentError) Is(target error) bool { return target == storage.ErrNotExist }
 
+// latest gives the time for another event about a backup: the present, or just
+// behind what was said before, by a host whose clock is ahead. Of two events the
+// one with the later time counts.
+func latest(ctx context.Context, r *repo.Repo, kind string, id repo.BackupID) (time.Time, error) {
+	events, err := r.Events(ctx)
+	if err != nil {
+		return time.Time{}, err
+	}
+	at := time.Now()
+	for _, e := range events {
+		if e.Err == nil && e.Kind == kind && e.Subject == id.String() && !e.Time.Before(at) {
+			at = e.Time.Add(time.Millisecond)
+		}
+	}
+	return at, nil
+}
+
 // SetPin pins a backup, in place of a pin that it has. A condemned backup is
 // pardoned by it, unless its removal has begun: then it is refused.
 func SetPin(ctx context.Context, r *repo.Repo, id repo.BackupID, p Pin) error {
@@ -191,7 +208,11 @@ func SetPin(ctx context.Context, r *repo.Repo, id repo.BackupID, p Pin) error {
 	case s.Status == Pending:
 		return finding.WithHint(fmt.Errorf("pin backup %s: it waits for its WAL, and is no backup yet", id), "pin it once it is complete")
 	}
-	e := repo.Event{Kind: eventPin, Subject: id.String(), Time: time.Now(), Text: p.Reason, Data: map[string]string{}}
+	at, err := latest(ctx, r, eventPin, id)
+	if err != nil {
+		return fmt.Errorf("pin backup %s: %w", id, err)
+	}
+	e := repo.Event{Kind: eventPin, Subject: id.String(), Time: at, Text: p.Reason, Data: map[string]string{}}
 	if !p.Until.IsZero() {
 		e.Data[pinUntil] = p.Until.UTC().Format(time.RFC3339)
 	}
@@ -232,7 +253,10 @@ func RemovePin(ctx context.Context, r *repo.Repo, id repo.BackupID, by string) e
 	if _, err := exists(ctx, r, id); err != nil {
 		return fmt.Errorf("take the pin off: %w", err)
 	}
-	_, err := r.PutEvent(ctx, repo.Event{Kind: eventPin, Subject: id.String(), Time: time.Now(), Data: map[string]string{pinRemoved: "true", keyBy: by}})
+	at, err := latest(ctx, r, eventPin, id)
+	if err == nil {
+		_, err = r.PutEvent(ctx, repo.Event{Kind: eventPin, Subject: id.String(), Time: at, Data: map[string]string{pinRemoved: "true", keyBy: by}})
+	}
 	if err != nil {
 		return fmt.Errorf("take the pin off backup %s: %w", id, err)
 	}
@@ -249,7 +273,11 @@ func Annotate(ctx context.Context, r *repo.Repo, id repo.BackupID, notes map[str
 			return fmt.Errorf("annotate backup %s: a note without a name", id)
 		}
 	}
-	if _, err := r.PutEvent(ctx, repo.Event{Kind: eventAnnotation, Subject: id.String(), Time: time.Now(), Data: notes}); err != nil {
+	at, err := latest(ctx, r, eventAnnotation, id)
+	if err == nil {
+		_, err = r.PutEvent(ctx, repo.Event{Kind: eventAnnotation, Subject: id.String(), Time: at, Data: notes})
+	}
+	if err != nil {
 		return fmt.Errorf("annotate backup %s: %w", id, err)
 	}
 	return nil

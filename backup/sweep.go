@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -42,22 +43,12 @@ type Expired struct {
 // which every listed backup can be restored. When ctx ends nothing more is
 // removed.
 func Expire(ctx context.Context, o ExpireOptions) (Expired, error) {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	o.Workers = cmp.Or(o.Workers, 8)
+	o = o.withDefaults()
 	now, err := o.Repo.StoreTime(ctx)
 	if err != nil {
 		return Expired{}, fmt.Errorf("expire: %w", err)
 	}
-	var s *Stock
-	for range stockTries {
-		// A manifest that was committed or removed between two readings makes
-		// another look necessary.
-		if s, err = ReadStock(ctx, o.Repo, o.Policy, now, o.Lineage); !errors.Is(err, storage.ErrNotExist) {
-			break
-		}
-	}
+	s, err := o.look(ctx, now)
 	if err != nil {
 		return Expired{}, fmt.Errorf("expire: nothing was changed, for the repository could not be read whole: %w", err)
 	}
@@ -68,6 +59,42 @@ func Expire(ctx context.Context, o ExpireOptions) (Expired, error) {
 		}
 	}
 	return x.Expired, nil
+}
+
+// PlanExpiry says what Expire would do now. It goes by the store's clock as
+// Expire does, for which it stores a small object and removes it; where that is
+// refused, by this host's.
+func PlanExpiry(ctx context.Context, o ExpireOptions) (Expiry, error) {
+	o = o.withDefaults()
+	now, err := o.Repo.StoreTime(ctx)
+	if err != nil {
+		o.Log.WarnContext(ctx, "the store does not tell its time, so that this host's clock is gone by", "error", err)
+		now = time.Now()
+	}
+	s, err := o.look(ctx, now)
+	if err != nil {
+		return Expiry{}, fmt.Errorf("plan an expiry: %w", err)
+	}
+	return DecideExpiry(s), nil
+}
+
+func (o ExpireOptions) withDefaults() ExpireOptions {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	o.Workers = cmp.Or(o.Workers, 8)
+	return o
+}
+
+// look reads the stock. A manifest that was committed or removed between two
+// readings makes another look necessary.
+func (o ExpireOptions) look(ctx context.Context, now time.Time) (s *Stock, err error) {
+	for range stockTries {
+		if s, err = ReadStock(ctx, o.Repo, o.Policy, now, o.Lineage); !errors.Is(err, storage.ErrNotExist) {
+			break
+		}
+	}
+	return s, err
 }
 
 // stockTries is how often a repository that changes is looked at.

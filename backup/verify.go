@@ -100,6 +100,9 @@ func Verify(ctx context.Context, o VerifyOptions) (Verification, error) {
 	if err != nil {
 		return v.Verification, fmt.Errorf("keep the result of the verification: %w", err)
 	}
+	if err := v.said(ctx, events); err != nil {
+		return v.Verification, fmt.Errorf("verify: %w", because(ctx, err))
+	}
 	v.OK = len(v.Faults) == 0
 	for i := range v.Backups {
 		b := &v.Backups[i]
@@ -332,6 +335,27 @@ type Tried struct {
 	Faults []string // none: it is in order
 	Lost   Loss
 	By     string
+}
+
+// said judges what the repository holds beside backups and WAL: whose it is, and
+// what was said about backups. Where one of these cannot be read, nothing is
+// written, or nothing expires.
+func (v *verifier) said(ctx context.Context, events []repo.StoredEvent) error {
+	for _, e := range events {
+		switch {
+		case e.Err == nil || errors.Is(e.Err, storage.ErrNotExist):
+		case broken(e.Err):
+			v.Faults = append(v.Faults, fmt.Sprintf("what was said about a backup, or pins it, cannot be read: %v", e.Err))
+		default:
+			return e.Err
+		}
+	}
+	_, _, err := v.o.Repo.CurrentOwner(ctx)
+	if err != nil && broken(err) {
+		v.Faults = append(v.Faults, fmt.Sprintf("whose this part of the repository is cannot be read: %v", err))
+		err = nil
+	}
+	return err
 }
 
 // KeepResult stores what a verification found, in place of the last one of its

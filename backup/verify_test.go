@@ -155,6 +155,35 @@ func TestAFlippedBitIsNamed(t *testing.T) {
 	}
 }
 
+// What is said beside backups and WAL: with one of these damaged nothing is
+// archived any more, or nothing expires, so that it must not go unnoticed.
+func TestADamagedOwnerOrEventIsNamed(t *testing.T) {
+	s, base := verified(t)
+	ctx := t.Context()
+	if err := errors.Join(s.r.PutOwner(ctx, 0, repo.Owner{ID: "one", Created: time.Now()}), backup.SetPin(ctx, s.r, repotest.ID(2), backup.Pin{})); err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []string{"owner/", "event/"} {
+		for o, err := range base.List(ctx, repotest.Cluster.String()+"/"+kind, "") {
+			if err != nil {
+				t.Fatal(err)
+			}
+			whole, err := storage.ReadAll(ctx, base, o.Key, o.Size)
+			if err != nil {
+				t.Fatal(err)
+			}
+			put(t, base, o.Key, whole[:len(whole)-1])
+			if v := mustVerify(t, s, backup.VerifyOptions{}); v.OK || !strings.Contains(everything(v), o.Key) {
+				t.Errorf("%s: found %v: %s", o.Key, !v.OK, everything(v))
+			}
+			put(t, base, o.Key, whole)
+		}
+	}
+	if v := mustVerify(t, s, backup.VerifyOptions{}); !v.OK {
+		t.Errorf("found %s", everything(v))
+	}
+}
+
 func TestAStoreThatDoesNotAnswerIsNoFault(t *testing.T) {
 	s, base := verified(t)
 	down := errors.New("the network is down")

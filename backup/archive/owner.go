@@ -62,10 +62,11 @@ func CheckOwner(ctx context.Context, r *repo.Repo, dcs *OwnerDCS) (OwnerDecision
 }
 
 // Adopt makes the cluster behind dcs the owner of the repository's part,
-// whoever owned it before. It gives the owner then in force.
+// whoever owned it before, also where the object that says so is damaged. It
+// gives the owner then in force.
 func Adopt(ctx context.Context, r *repo.Repo, dcs *OwnerDCS, reason string) (repo.Owner, error) {
 	current, seq, err := r.CurrentOwner(ctx)
-	if err != nil {
+	if err != nil && !(errors.Is(err, repo.ErrCorrupt) && seq > 0) {
 		return repo.Owner{}, fmt.Errorf("read the owner of %s: %w", r.Cluster(), err)
 	}
 	next := repo.Owner{ID: newOwnerID(), Created: time.Now(), Reason: reason}

@@ -20,7 +20,8 @@ type Owner struct {
 }
 
 // CurrentOwner reads the owner object with the highest sequence number. Where
-// there is none the number is 0 and the error nil.
+// there is none the number is 0 and the error nil. Of one that is damaged
+// (ErrCorrupt) the number is given too, so that it can be replaced.
 func (r *Repo) CurrentOwner(ctx context.Context) (Owner, uint32, error) {
 	var last Key
 	for o, err := range r.store.List(ctx, r.prefix+"owner/", "") {
@@ -38,9 +39,22 @@ func (r *Repo) CurrentOwner(ctx context.Context) (Owner, uint32, error) {
 	}
 	var o Owner
 	if err := r.readJSON(ctx, r.Key(last), docOwner, &o); err != nil {
+		if errors.Is(err, ErrCorrupt) {
+			return Owner{}, last.Number, &ownerError{err}
+		}
 		return Owner{}, 0, err
 	}
 	return o, last.Number, nil
+}
+
+// ownerError is a damaged owner object, without which nothing can be written.
+type ownerError struct{ error }
+
+func (e *ownerError) Unwrap() error { return e.error }
+
+// Hint says what to do about it.
+func (e *ownerError) Hint() string {
+	return "if this cluster is the rightful owner: pgtender adopt stores the owner anew"
 }
 
 // PutOwner makes o the owner in place of the one numbered seq (0: of none).

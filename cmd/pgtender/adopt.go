@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -60,12 +61,17 @@ func (a *app) adopt(ctx context.Context, n *node, yes bool, reason string) error
 	if err != nil {
 		return err
 	}
-	before, _, err := r.CurrentOwner(ctx)
-	if err != nil {
+	before, seq, err := r.CurrentOwner(ctx)
+	was := describeOwner(before)
+	switch {
+	case errors.Is(err, repo.ErrCorrupt) && seq > 0:
+		was = "not known: " + err.Error()
+		n.log.WarnContext(ctx, "the owner is stored anew", "error", err)
+	case err != nil:
 		return err
 	}
 	if !yes {
-		if err := a.confirm(fmt.Sprintf("The owner of %s in %s is %s. Make this cluster the owner?", r.Cluster(), store, describeOwner(before))); err != nil {
+		if err := a.confirm(fmt.Sprintf("The owner of %s in %s is %s. Make this cluster the owner?", r.Cluster(), store, was)); err != nil {
 			return err
 		}
 	}

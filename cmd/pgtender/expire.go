@@ -86,7 +86,7 @@ func (a *app) expire(ctx context.Context, n *node, f expireFlags) error {
 	}
 	o := backup.ExpireOptions{Repo: r, Policy: n.retention(), Lineage: archive.LineageOptions{Leader: n.leaderHistory()}, Log: n.log}
 	if f.dryRun || !f.yes {
-		plan, err := planExpiry(ctx, o)
+		plan, err := backup.PlanExpiry(ctx, o)
 		switch {
 		case err != nil:
 			return err
@@ -121,15 +121,6 @@ func (a *app) expire(ctx context.Context, n *node, f expireFlags) error {
 	return a.printExpiry(expiry{
 		Items: x.Items, Blocked: x.Blocked, Condemned: x.Condemned, Pardoned: x.Pardoned, Removed: x.Removed, RemovedBytes: x.RemovedBytes, Swept: x.Swept,
 	})
-}
-
-// planExpiry decides by this host's clock, and changes nothing.
-func planExpiry(ctx context.Context, o backup.ExpireOptions) (backup.Expiry, error) {
-	s, err := backup.ReadStock(ctx, o.Repo, o.Policy, time.Now(), o.Lineage)
-	if err != nil {
-		return backup.Expiry{}, err
-	}
-	return backup.DecideExpiry(s), nil
 }
 
 // holdExpiry takes the cluster's backup lease where there is a DCS: a backup and

@@ -199,6 +199,27 @@ func TestDatesOfPins(t *testing.T) {
 	}
 }
 
+// With a damaged owner object nothing can be archived: there must be a way out.
+func TestADamagedOwnerIsReplaced(t *testing.T) {
+	s := newShelf(t)
+	s.backup(1)
+	s.run(0, "adopt", "--yes")
+	path := filepath.Join(s.dir, "main", scriptSystemID.String(), "owner", "00000001")
+	if err := os.Truncate(path, 100); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"info"}, {"expire", "--yes"}} {
+		_, text := s.run(1, args...)
+		contains(t, text, "owner/00000001 is damaged", "hint: ", "pgtender adopt")
+	}
+	out, _ := s.run(1, "verify")
+	contains(t, out, "owner/00000001 is damaged")
+	s.run(0, "adopt", "--yes")
+	for _, args := range [][]string{{"info"}, {"verify"}, {"expire", "--yes"}} {
+		s.run(0, args...)
+	}
+}
+
 func TestVerifyNamesWhatIsWrong(t *testing.T) {
 	s := newShelf(t, "HOME="+t.TempDir())
 	s.run(1, "verify")
