@@ -74,12 +74,32 @@ func (k *tracker) archived(ctx context.Context, m *wal.BlockMap, told *Told, at,
 	return done.Until, gap, nil
 }
 
+// ownWAL gives the segments of the source's pg_wal. The one in which reading
+// begins may be gone from there just because it is archived, while a record that
+// begins in it goes on in the next one, which is not: that one is read from the
+// archive.
+type ownWAL struct {
+	dir      wal.Dir
+	archived archive.Source
+	first    pg.SegmentNumber
+}
+
+// Open implements wal.Source.
+func (s *ownWAL) Open(ctx context.Context, n pg.SegmentNumber) (wal.File, pg.Timeline, error) {
+	f, t, err := s.dir.Open(ctx, n)
+	if n != s.first || !errors.Is(err, fs.ErrNotExist) {
+		return f, t, err
+	}
+	return s.archived.Open(ctx, n)
+}
+
 // local adds what the source's own pg_wal says. It is read record by record,
 // as recovery would, so only a record that starts at to or later proves that
 // nothing before it is missing.
 func (k *tracker) local(ctx context.Context, m *wal.BlockMap, told *Told, at, to pg.LSN) (until pg.LSN, gap, err error) {
 	dir := wal.Dir{Path: filepath.Join(k.dataDir, "pg_wal"), History: k.history, SegmentSize: k.size}
-	r := wal.NewReader(dir, at, wal.ReaderOptions{History: k.history, SegmentSize: k.size, SystemID: k.repo.Cluster().SystemID})
+	own := &ownWAL{dir, archive.Source{Repo: k.repo, History: k.history, SegmentSize: k.size}, k.size.SegmentOf(at)}
+	r := wal.NewReader(own, at, wal.ReaderOptions{History: k.history, SegmentSize: k.size, SystemID: k.repo.Cluster().SystemID})
 	defer r.Close() // opened for reading
 	defer func() { told.LocalWAL += int64(until - at) }()
 	for until = at; ; until = r.End() {
@@ -87,7 +107,7 @@ func (k *tracker) local(ctx context.Context, m *wal.BlockMap, told *Told, at, to
 		switch {
 		case err == io.EOF:
 			return until, fmt.Errorf("pg_wal of the source: %w", r.Reason()), nil
-		case errors.Is(err, fs.ErrPermission):
+		case errors.Is(err, fs.ErrPermission), errors.Is(err, repo.ErrCorrupt):
 			return until, err, nil
 		case err != nil:
 			return until, nil, fmt.Errorf("read pg_wal of the source: %w", err)

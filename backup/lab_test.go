@@ -104,6 +104,7 @@ type archiver struct {
 
 	mu     sync.Mutex
 	paused bool
+	last   string // segments behind it are not pushed, "": all are
 	done   map[string]bool
 }
 
@@ -138,7 +139,7 @@ func (a *archiver) round(ctx context.Context) error {
 		return err
 	}
 	for _, f := range files {
-		if a.done[f.Name()] || strings.HasSuffix(f.Name(), ".tmp") {
+		if a.done[f.Name()] || strings.HasSuffix(f.Name(), ".tmp") || a.last != "" && f.Name() > a.last {
 			continue
 		}
 		_, err := archive.Push(ctx, a.repo, archive.PushOptions{Path: filepath.Join(a.dir, f.Name())})
@@ -155,6 +156,13 @@ func (a *archiver) pause(on bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.paused = on
+}
+
+// stopAfter holds the archiver behind a segment; "" lets it go on.
+func (a *archiver) stopAfter(segment string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.last = segment
 }
 
 // drain pushes what is there.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -98,6 +99,38 @@ func TestWhereWALIsMissingPagesTell(t *testing.T) {
 	}
 	if kept := c.inherited(t, r.Backup.ID); kept == 0 {
 		t.Error("nothing was kept")
+	}
+	c.compare(t, r.Backup.ID)
+}
+
+// The archiver is behind, as on any busy server, and the last segment that it
+// archived has just been removed from pg_wal: a record begins in the one and ends
+// in what the other alone has.
+func TestARecordFromTheArchiveIntoLocalWAL(t *testing.T) {
+	c := newChain(t, pgtest.Options{}, 11)
+	p := c.primary
+	take(t, c.options(t, p))
+	last := p.Value(t, "SELECT pg_walfile_name(pg_current_wal_lsn() + 16777216)")
+	c.wal.stopAfter(last)
+	behind := p.Value(t, "SELECT pg_walfile_name(pg_current_wal_lsn() + 2 * 16777216)")
+	for p.Value(t, "SELECT pg_walfile_name(pg_current_wal_lsn())") <= behind {
+		p.Exec(t, "UPDATE bulk SET v = md5(v)")
+	}
+	p.WaitFor(t, fmt.Sprintf("SELECT (last_archived_wal >= '%s')::text FROM pg_stat_archiver", behind), "true")
+	c.wal.drain(t)
+	p.Exec(t, "CHECKPOINT")
+	if err := os.Remove(filepath.Join(p.DataDir, "pg_wal", last)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	o := c.options(t, p)
+	o.Progress = func(p backup.Progress) {
+		if p.Phase == backup.PhaseScan {
+			c.wal.stopAfter("")
+		}
+	}
+	r := take(t, o)
+	if r.Backup.Kind != repo.Incremental || r.Plan.Method != backup.ByMaps || r.Plan.Told.LocalWAL == 0 {
+		t.Fatalf("took %s: %s, %+v", r.Backup.Kind, r.Plan.Why, r.Plan.Told)
 	}
 	c.compare(t, r.Backup.ID)
 }
