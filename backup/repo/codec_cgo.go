@@ -19,15 +19,13 @@ extern unsigned ZSTD_isError(size_t) __attribute__((weak));
 
 enum { RESET_PARAMETERS = 2, LEVEL = 100, HASH_LOG = 102, MIN_MATCH = 105 };
 
-// pgt_level makes c compress at a level from now on. With brief set, level 1 has a
-// larger table and shorter matches than zstd gives inputs above 16 KiB, as it does
-// for smaller ones.
-static size_t pgt_level(ZSTD_CCtx *c, int level, int brief) {
-	int tune = level == 1 && brief;
+// pgt_level makes c compress at a level from now on, with a table of 2^hash_log
+// entries and matches of at least min_match bytes; 0: what zstd takes for the level.
+static size_t pgt_level(ZSTD_CCtx *c, int level, int hash_log, int min_match) {
 	size_t r = ZSTD_CCtx_reset(c, RESET_PARAMETERS);
 	if (!ZSTD_isError(r)) r = ZSTD_CCtx_setParameter(c, LEVEL, level);
-	if (tune && !ZSTD_isError(r)) r = ZSTD_CCtx_setParameter(c, HASH_LOG, 15);
-	if (tune && !ZSTD_isError(r)) r = ZSTD_CCtx_setParameter(c, MIN_MATCH, 5);
+	if (hash_log && !ZSTD_isError(r)) r = ZSTD_CCtx_setParameter(c, HASH_LOG, hash_log);
+	if (min_match && !ZSTD_isError(r)) r = ZSTD_CCtx_setParameter(c, MIN_MATCH, min_match);
 	return r;
 }
 */
@@ -52,7 +50,7 @@ func newCompressor() compressor {
 type libzstd struct {
 	enc   *C.ZSTD_CCtx // nil: no memory
 	level int          // that enc is set to, if set
-	brief bool         // likewise
+	how   search       // likewise
 	set   bool
 	dec   zstd.Ctx
 }
@@ -60,19 +58,26 @@ type libzstd struct {
 // hasBrief: compress makes a difference between brief matches and others.
 const hasBrief = true
 
-func (z *libzstd) compress(dst, src []byte, level int, brief bool) ([]byte, error) {
+// searches are the settings of each way to search at level 1.
+var searches = [...]struct{ hashLog, minMatch C.int }{
+	searchLong:  {0, 0},  // at level 1, zstd takes 14 and 7 above 256 KiB, 14 and 6 above 128
+	searchBrief: {15, 5}, // as zstd does up to 16 KiB
+	searchWAL:   {12, 5},
+}
+
+func (z *libzstd) compress(dst, src []byte, level int, how search) ([]byte, error) {
 	if z.enc == nil {
 		return nil, fmt.Errorf("zstd: no memory for an encoder")
 	}
-	if !z.set || z.level != level || z.brief != brief {
-		tune := C.int(0)
-		if brief {
-			tune = 1
-		}
-		if C.ZSTD_isError(C.pgt_level(z.enc, C.int(level), tune)) != 0 {
+	if level != 1 {
+		how = searchLong
+	}
+	if !z.set || z.level != level || z.how != how {
+		s := searches[how]
+		if C.ZSTD_isError(C.pgt_level(z.enc, C.int(level), s.hashLog, s.minMatch)) != 0 {
 			return nil, fmt.Errorf("zstd: level %d is refused", level)
 		}
-		z.level, z.brief, z.set = level, brief, true
+		z.level, z.how, z.set = level, how, true
 	}
 	if n := z.bound(len(src)); cap(dst) < n {
 		dst = make([]byte, n)

@@ -23,7 +23,7 @@ func newPureZstd() *pureZstd {
 	return &pureZstd{enc: map[zstd.EncoderLevel]*zstd.Encoder{}, dec: dec}
 }
 
-func (z *pureZstd) compress(dst, src []byte, level int, _ bool) ([]byte, error) {
+func (z *pureZstd) compress(dst, src []byte, level int, _ search) ([]byte, error) {
 	l := zstd.EncoderLevelFromZstd(level)
 	e := z.enc[l]
 	if e == nil {

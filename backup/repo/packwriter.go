@@ -194,7 +194,7 @@ func (p *PackWriter) flush(ctx context.Context) error {
 	f := packFooter{indexOff: uint64(len(p.buf)), indexRaw: uint32(len(p.index)), frames: p.frames, number: p.number, tag: p.tag, digest: DigestOf(p.index)}
 	off := len(p.buf)
 	p.buf = slices.Grow(p.buf, p.c.bound(len(p.index))+packFoot)
-	out, codec, err := compressTo(p.c, p.buf[off:off], p.index, p.w.repo.codec(), p.w.repo.opts.Level, false)
+	out, codec, err := compressTo(p.c, p.buf[off:off], p.index, p.w.repo.codec(), p.w.repo.opts.Level, searchLong)
 	if err != nil {
 		return p.w.fail(err)
 	}

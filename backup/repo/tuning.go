@@ -32,14 +32,14 @@ const (
 func (t *tuning) compress(c compressor, dst, raw []byte, h *frameHeader, r *Repo) ([]byte, Codec, error) {
 	codec, level := r.codec(), r.opts.Level
 	if h.kind != FrameRun && h.kind != FrameList {
-		return compressTo(c, dst, raw, codec, level, h.kind == FrameBundle)
+		return compressTo(c, dst, raw, codec, level, searchFor(h.kind == FrameBundle))
 	}
-	out, used, err := compressTo(c, dst, raw, codec, level, t.brief)
+	out, used, err := compressTo(c, dst, raw, codec, level, searchFor(t.brief))
 	if !t.due(h.file, len(raw), level) || err != nil || used != CodecZstd {
 		return out, used, err
 	}
 	t.begun, t.file, t.since = true, h.file, 0
-	other, err := c.compress(t.trial[:0], raw, level, !t.brief)
+	other, err := c.compress(t.trial[:0], raw, level, searchFor(!t.brief))
 	if err != nil {
 		return nil, 0, err
 	}
@@ -52,6 +52,13 @@ func (t *tuning) compress(c compressor, dst, raw []byte, h *frameHeader, r *Repo
 		out = append(out[:0], other...)
 	}
 	return out, used, nil
+}
+
+func searchFor(brief bool) search {
+	if brief {
+		return searchBrief
+	}
+	return searchLong
 }
 
 // due counts n bytes of a file, and reports whether the settings should be tried

@@ -63,7 +63,7 @@ func TestAFrameIsCompressedTheWayThatSuitsItsFile(t *testing.T) {
 			t.Errorf("step %d: brief matches are %t", step, tune.brief)
 		}
 		for _, brief := range []bool{false, true} {
-			other, err := c.compress(nil, test.raw, 1, brief)
+			other, err := c.compress(nil, test.raw, 1, searchFor(brief))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -4,11 +4,16 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"io/fs"
 	"math/rand/v2"
+	"runtime"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/backup/repo/repotest"
@@ -75,6 +80,83 @@ func TestASegmentReadsBackWithZerosBehindItsSemanticEnd(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestMemoryIsLentToOneSegmentAtATime has several encoded at once, over and over.
+func TestMemoryIsLentToOneSegmentAtATime(t *testing.T) {
+	r, _ := repotest.New(t)
+	var g errgroup.Group
+	for i := range 4 {
+		content := pages(uint64(10+i), 200+60*i, 50*i)
+		g.Go(func() error {
+			var first []byte
+			for range 3 {
+				h := walHeader()
+				h.SegmentSize = 16 << 20
+				h.FirstRecord, h.FirstPrev, h.LastRecord, h.LastComplete = 0, 0, 0, 0
+				h.Flags = repo.WALNoRecordStart | repo.WALStartsInside
+				h.End = h.Start() + pg.LSN(len(content))
+				d, err := r.EncodeWAL(h, nil, nil, bytes.NewReader(content))
+				if err != nil {
+					return err
+				}
+				runtime.Gosched()
+				got := make([]byte, d.Size())
+				if _, err := d.ReadAt(got, 0); err != nil {
+					return err
+				}
+				if first == nil {
+					first = got
+				}
+				if !bytes.Equal(got, first) || d.Header.Digest != repo.DigestOf(content) {
+					return fmt.Errorf("segment %d is encoded otherwise than before", i)
+				}
+				if err := d.Close(); err != nil {
+					return err
+				}
+				if n, err := d.ReadAt(got[:1], 0); !errors.Is(err, fs.ErrClosed) {
+					return fmt.Errorf("read after Close: %d bytes, %v", n, err)
+				}
+				if err := d.Close(); err != nil {
+					return fmt.Errorf("close again: %w", err)
+				}
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestASegmentThatCannotBeReadIsNotEncoded(t *testing.T) {
+	r, _ := repotest.New(t)
+	content := pages(2, 400, 0)
+	for _, at := range []int64{0, 2 << 20, int64(len(content)) - 1} {
+		h := walHeader()
+		h.SegmentSize = 16 << 20
+		h.FirstRecord, h.FirstPrev, h.LastRecord, h.LastComplete = 0, 0, 0, 0
+		h.Flags = repo.WALNoRecordStart | repo.WALStartsInside
+		h.End = h.Start() + pg.LSN(len(content))
+		if d, err := r.EncodeWAL(h, nil, nil, unreadable{bytes.NewReader(content), at}); err == nil || !errors.Is(err, errUnreadable) {
+			t.Errorf("at %d: %v, %v", at, d, err)
+		}
+	}
+}
+
+var errUnreadable = errors.New("the disk does not answer")
+
+// unreadable fails to read the byte at an offset.
+type unreadable struct {
+	io.ReaderAt
+	at int64
+}
+
+func (u unreadable) ReadAt(p []byte, off int64) (int, error) {
+	if off <= u.at && u.at < off+int64(len(p)) {
+		return 0, errUnreadable
+	}
+	return u.ReaderAt.ReadAt(p, off)
 }
 
 func TestALargeBlockMapIsReadInTwoRequests(t *testing.T) {

@@ -6,30 +6,49 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
+	"io/fs"
+	"sync"
 
 	"github.com/pgtender/pgtender/backup/storage"
 )
 
-// WALData is an encoded WAL object, ready to be put any number of times.
+// WALData is an encoded WAL object, ready to be put any number of times until it
+// is closed.
 type WALData struct {
 	Header WALHeader // complete
 	object *joined
+
+	mu     sync.RWMutex
 	chunks *spool
+	memory *walMemory // lent; nil: closed
 }
 
 // Size gives the size of the object in bytes.
 func (d *WALData) Size() int64 { return d.object.size() }
 
-// ReadAt implements io.ReaderAt.
-func (d *WALData) ReadAt(p []byte, off int64) (int, error) { return d.object.ReadAt(p, off) }
+// ReadAt implements io.ReaderAt. After Close it fails: an HTTP client may go on
+// reading what it was to send for a moment after the request was given up.
+func (d *WALData) ReadAt(p []byte, off int64) (int, error) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if d.memory == nil {
+		return 0, fs.ErrClosed
+	}
+	return d.object.ReadAt(p, off)
+}
 
-// Close gives back the memory, or the temporary file of a large segment.
-func (d *WALData) Close() error { return d.chunks.Close() }
-
-// walMemory is how much of an encoded segment is kept in memory; what is
-// larger goes to an unlinked temporary file.
-const walMemory = 64 << 20
+// Close gives back the memory, or the temporary file of a large segment. It waits
+// for a ReadAt under way.
+func (d *WALData) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.memory == nil {
+		return nil
+	}
+	d.memory.give(d.chunks)
+	d.memory = nil
+	return d.chunks.Close()
+}
 
 // EncodeWAL encodes one segment. h is filled in by the caller up to LastRecord;
 // segment holds at least the bytes up to h.End. blockMap and carry may be empty.
@@ -63,16 +82,14 @@ func (r *Repo) EncodeWAL(h WALHeader, blockMap, carry []byte, segment io.ReaderA
 		*x.to = walSection{raw: uint32(len(x.raw)), stored: uint32(len(stored)), sum: checksum(stored), digest: DigestOf(x.raw)}
 		head = append(head, stored...)
 	}
-	// Room for a segment that does not shrink, once: a buffer that grows is
-	// copied again and again, and memory never written to costs nothing.
-	room := make([]byte, 0, min(walMemory, h.contentLength()))
-	d := &WALData{chunks: &spool{dir: r.opts.TempDir, limit: walMemory, mem: room}}
+	memory := lendWALMemory(h.contentLength())
+	d := &WALData{memory: memory, chunks: &spool{dir: r.opts.TempDir, limit: walSpool, mem: memory.chunks}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.Close())
 		}
 	}()
-	table, err := r.encodeChunks(&h, d.chunks, segment)
+	table, err := r.encodeChunks(&h, d.chunks, segment, memory)
 	if err != nil {
 		return nil, fmt.Errorf("encode WAL segment %s: %w", h.Name(), err)
 	}
@@ -82,54 +99,6 @@ func (r *Repo) EncodeWAL(h WALHeader, blockMap, carry []byte, segment io.ReaderA
 	d.Header = h
 	d.object = join(section{bytes.NewReader(head), int64(len(head))}, section{d.chunks, d.chunks.size})
 	return d, nil
-}
-
-// encodeChunks compresses the segment into out, several chunks at a time, and
-// sets h's digest.
-func (r *Repo) encodeChunks(h *WALHeader, out io.Writer, segment io.ReaderAt) (table []byte, err error) {
-	type chunk struct {
-		raw, stored []byte
-		err         error
-	}
-	batch := make([]chunk, min(4, runtime.GOMAXPROCS(0)))
-	for i := range batch {
-		batch[i].raw = make([]byte, walChunk)
-	}
-	digest := newHasher()
-	length := h.contentLength()
-	for off := int64(0); off < length; {
-		n := 0
-		for ; n < len(batch) && off < length; n++ {
-			c := &batch[n]
-			c.raw = c.raw[:min(walChunk, length-off)]
-			if got, err := segment.ReadAt(c.raw, off); got < len(c.raw) {
-				return nil, fmt.Errorf("read segment at %d: %w", off, storage.NotAbsence(notEOF(err)))
-			}
-			digest.Write(c.raw)
-			off += int64(len(c.raw))
-		}
-		each(n, n, func(i int) {
-			c := &batch[i]
-			c.err = withCompressor(func(z compressor) (err error) {
-				c.stored = sized(c.stored, z.bound(len(c.raw)))
-				c.stored, _, err = compressTo(z, c.stored[:0], c.raw, r.codec(), r.opts.Level, false)
-				return err
-			})
-		})
-		for i := range n {
-			c := &batch[i]
-			if c.err != nil {
-				return nil, c.err
-			}
-			if _, err := out.Write(c.stored); err != nil {
-				return nil, err
-			}
-			table = le.AppendUint32(table, uint32(len(c.stored)))
-			table = le.AppendUint32(table, checksum(c.stored))
-		}
-	}
-	h.Digest = digest.digest()
-	return table, nil
 }
 
 // WALConflictError means that a segment's key is taken by another segment. It
