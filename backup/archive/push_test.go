@@ -19,6 +19,7 @@ import (
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/backup/repo/repotest"
 	"github.com/pgtender/pgtender/backup/storage"
+	"github.com/pgtender/pgtender/backup/storage/mem"
 	"github.com/pgtender/pgtender/internal/finding"
 	"github.com/pgtender/pgtender/internal/pg"
 	"github.com/pgtender/pgtender/internal/pg/wal"
@@ -424,6 +425,32 @@ func TestASegmentOfAnotherAncestryIsRefused(t *testing.T) {
 	_, err := archive.Push(t.Context(), r, archive.PushOptions{Path: b.save(t, dir, 4, "")})
 	if !errors.Is(err, wal.ErrForeign) || !strings.Contains(err.Error(), "timeline 2") {
 		t.Errorf("error is %v", err)
+	}
+}
+
+// TestAnObjectThatWasCutIsNoArchivedSegment: its header is whole and equal, and
+// PostgreSQL must keep the only good copy all the same.
+func TestAnObjectThatWasCutIsNoArchivedSegment(t *testing.T) {
+	for _, expected := range []bool{false, true} {
+		store := mem.New()
+		r := repo.Open(store, repotest.Cluster, repo.Options{})
+		dir := t.TempDir()
+		b := newBuilder(1, 4)
+		b.until(b.size.Start(6))
+		path := b.save(t, dir, 4, "")
+		b.save(t, dir, 5, "")
+		push(t, r, path)
+		cut(t, store, b.name(4))
+		opts := archive.PushOptions{Path: path, Expected: expected}
+		result, err := archive.Push(t.Context(), r, opts)
+		if !errors.Is(err, repo.ErrConflict) && !errors.Is(err, repo.ErrCorrupt) {
+			t.Errorf("expected %t: pushed as somebody: %+v, %v", expected, result, err)
+		}
+		opts.Leadership = func(context.Context) (archive.Proof, error) { return archive.Leader, nil }
+		result, err = archive.Push(t.Context(), r, opts)
+		if err != nil || result.Outcome != archive.StoredBeside {
+			t.Errorf("expected %t: pushed as the leader: %+v, %v", expected, result, err)
+		}
 	}
 }
 

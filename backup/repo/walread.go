@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+
+	"github.com/pgtender/pgtender/backup/storage"
 )
 
 // WALMeta is all of a WAL object but the WAL.
@@ -17,13 +19,17 @@ type WALMeta struct {
 
 // ReadWALHeader reads and verifies the header of one WAL object by one small
 // request: proof that the segment was archived, and of its identity. The WAL
-// itself is not read.
+// itself is not read; that the object is as long as the header says is checked
+// where the store tells its size along with the header, as all known ones do.
 func (r *Repo) ReadWALHeader(ctx context.Context, key string) (WALHeader, error) {
-	b, err := r.readRange(ctx, key, 0, walHead)
+	b, size, err := storage.ReadPart(ctx, r.store, key, 0, walHead)
 	if err != nil {
-		return WALHeader{}, err
+		return WALHeader{}, at(err, key, 0)
 	}
 	h, err := r.openWALHeader(key, b)
+	if err == nil && size >= 0 && size != h.size() {
+		err = damage(0, "the object has %d bytes, its header says %d", size, h.size())
+	}
 	return h, at(err, key, 0)
 }
 

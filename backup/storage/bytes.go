@@ -43,23 +43,34 @@ func readAll(ctx context.Context, s Store, key string, limit int64) (data []byte
 // ReadRange reads exactly n bytes from off on into memory. A range of which
 // the object holds only a part is [ErrShort].
 func ReadRange(ctx context.Context, s Store, key string, off, n int64) ([]byte, error) {
-	return untilWhole(func() ([]byte, error) { return readRange(ctx, s, key, off, n) })
+	data, _, err := ReadPart(ctx, s, key, off, n)
+	return data, err
 }
 
-func readRange(ctx context.Context, s Store, key string, off, n int64) (data []byte, err error) {
+// ReadPart is [ReadRange] that also gives the size of the whole object, -1 where
+// the store does not tell it along with the range.
+func ReadPart(ctx context.Context, s Store, key string, off, n int64) (data []byte, size int64, err error) {
+	data, err = untilWhole(func() (data []byte, err error) {
+		data, size, err = readPart(ctx, s, key, off, n)
+		return data, err
+	})
+	return data, size, err
+}
+
+func readPart(ctx context.Context, s Store, key string, off, n int64) (data []byte, size int64, err error) {
 	if n < 0 {
-		return nil, fmt.Errorf("read %s: negative length %d", key, n)
+		return nil, 0, fmt.Errorf("read %s: negative length %d", key, n)
 	}
 	r, err := s.Get(ctx, key, off, n)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
 	data = make([]byte, n)
 	if _, err := io.ReadFull(r, data); err != nil {
-		return nil, fmt.Errorf("read %s: %w", key, err)
+		return nil, 0, fmt.Errorf("read %s: %w", key, err)
 	}
-	return data, nil
+	return data, ObjectSize(r), nil
 }
 
 // PutBytes is Put of a byte slice, which must stay unchanged until it returns.

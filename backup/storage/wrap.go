@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"io"
 	"time"
 )
 
@@ -32,6 +33,22 @@ type Near interface {
 	// Gap is how many bytes between two wanted ranges of an object cost about as
 	// much to read for nothing as a request of its own.
 	Gap() int
+}
+
+// Sized is implemented by readers of [Store.Get] that know how large the whole
+// object is, of which they yield a range: the store's answer says so. Callers use
+// the function [ObjectSize].
+type Sized interface {
+	ObjectSize() int64 // bytes; -1 if the store did not tell after all
+}
+
+// ObjectSize gives the size of the object of which r, as Get returned it, yields a
+// range; -1 if that is not known. It makes no request.
+func ObjectSize(r io.Reader) int64 {
+	if s, ok := r.(Sized); ok {
+		return s.ObjectSize()
+	}
+	return -1
 }
 
 // Wrapper is a Store on top of another.

@@ -43,7 +43,7 @@ func (s *Store) Get(ctx context.Context, key string, off, n int64) (io.ReadClose
 	if n >= largeRead {
 		adviseSequential(f, off, n)
 	}
-	return &reader{ctx: ctx, f: f, key: key, off: off, end: off + n, forget: n >= largeRead, forgotten: off}, nil
+	return &reader{ctx: ctx, f: f, key: key, size: size, off: off, end: off + n, forget: n >= largeRead, forgotten: off}, nil
 }
 
 // Gap is that of a local disk. Restoring the 20th of 20 incremental backups of
@@ -99,6 +99,7 @@ type reader struct {
 	ctx      context.Context
 	f        *os.File
 	key      string
+	size     int64 // of the object
 	off, end int64
 
 	forget    bool // drop what was read from the page cache
@@ -128,5 +129,8 @@ func (r *reader) Read(p []byte) (int, error) {
 	}
 	return 0, nil
 }
+
+// ObjectSize is that of the file when it was opened.
+func (r *reader) ObjectSize() int64 { return r.size }
 
 func (r *reader) Close() error { return r.f.Close() }

@@ -205,6 +205,9 @@ func (r *reader) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// ObjectSize is that of the reader below.
+func (r *reader) ObjectSize() int64 { return storage.ObjectSize(r.r) }
+
 func (r *reader) Close() error {
 	defer r.release()
 	return r.r.Close()

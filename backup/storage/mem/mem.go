@@ -103,7 +103,7 @@ func (s *Store) Get(ctx context.Context, key string, off, n int64) (io.ReadClose
 	case n < 0:
 		n = size - off
 	}
-	return io.NopCloser(contextReader{ctx, bytes.NewReader(o.data[off : off+n])}), nil
+	return reader{contextReader{ctx, bytes.NewReader(o.data[off : off+n])}, size}, nil
 }
 
 // List yields the keys that were there when it began.
@@ -151,6 +151,15 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 	}
 	return nil
 }
+
+// reader yields a range of an object.
+type reader struct {
+	contextReader
+	size int64 // of the object
+}
+
+func (r reader) ObjectSize() int64 { return r.size }
+func (r reader) Close() error      { return nil }
 
 // contextReader ends with the context.
 type contextReader struct {

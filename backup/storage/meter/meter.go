@@ -129,3 +129,6 @@ func (r *reader) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// ObjectSize is that of the reader below.
+func (r *reader) ObjectSize() int64 { return storage.ObjectSize(r.ReadCloser) }

@@ -74,7 +74,7 @@ func (s *Store) open(ctx context.Context, key string, off, n int64, etag *string
 	if err != nil {
 		return nil, s.translate(ctx, "get", key, err)
 	}
-	got, err := answered(out, off)
+	got, size, err := answered(out, off)
 	if err == nil && got < n {
 		err = fmt.Errorf("%w: %d of %d bytes from %d", storage.ErrShort, got, n, off)
 	}
@@ -85,28 +85,29 @@ func (s *Store) open(ctx context.Context, key string, off, n int64, etag *string
 	if n < 0 {
 		n = got
 	}
-	return &reader{s: s, ctx: ctx, key: key, body: out.Body, etag: out.ETag, off: off, end: off + n}, nil
+	return &reader{s: s, ctx: ctx, key: key, body: out.Body, etag: out.ETag, size: size, off: off, end: off + n}, nil
 }
 
-// answered gives the length of the range in an answer, which must begin at off.
-func answered(out *awss3.GetObjectOutput, off int64) (int64, error) {
+// answered gives the length of the range in an answer, which must begin at off,
+// and the size of the whole object, -1 if the answer does not tell it.
+func answered(out *awss3.GetObjectOutput, off int64) (n, size int64, err error) {
 	if out.ContentRange == nil { // the whole object
 		if off > 0 {
-			return 0, errors.New("the server ignores the Range header")
+			return 0, 0, errors.New("the server ignores the Range header")
 		}
 		if out.ContentLength == nil || *out.ContentLength < 0 {
-			return 0, errors.New("the server does not tell the object's length")
+			return 0, 0, errors.New("the server does not tell the object's length")
 		}
-		return *out.ContentLength, nil
+		return *out.ContentLength, *out.ContentLength, nil
 	}
 	first, last, err := parseContentRange(*out.ContentRange)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	if first != off {
-		return 0, fmt.Errorf("the server answers range %s instead of one from %d", *out.ContentRange, off)
+		return 0, 0, fmt.Errorf("the server answers range %s instead of one from %d", *out.ContentRange, off)
 	}
-	return last - first + 1, nil
+	return last - first + 1, sizeIn(*out.ContentRange, last), nil
 }
 
 // parseContentRange parses "bytes FIRST-LAST/TOTAL" (RFC 9110, 14.4).
@@ -122,6 +123,16 @@ func parseContentRange(text string) (first, last int64, err error) {
 	return first, last, nil
 }
 
+// sizeIn gives the TOTAL of a range that ends at last, -1 where it is "*" or wrong.
+func sizeIn(contentRange string, last int64) int64 {
+	_, total, _ := strings.Cut(contentRange, "/")
+	size, err := parseOffset(total)
+	if err != nil || size <= last {
+		return -1
+	}
+	return size
+}
+
 func parseOffset(digits string) (int64, error) {
 	n, err := strconv.ParseUint(digits, 10, 63) // refuses a sign
 	return int64(n), err
@@ -134,11 +145,15 @@ type reader struct {
 	key      string
 	body     io.ReadCloser
 	etag     *string
+	size     int64 // of the object, -1 if not known
 	off, end int64
 
 	failures int       // since the last byte
 	failed   time.Time // the first of them
 }
+
+// ObjectSize is what the answer said.
+func (r *reader) ObjectSize() int64 { return r.size }
 
 func (r *reader) Read(p []byte) (int, error) {
 	for {

@@ -41,6 +41,17 @@ func ranges(t *testing.T, s storage.Store) {
 }
 
 // read is Get and all of its bytes.
+func sizes(t *testing.T, s storage.Store) {
+	const size = 5000
+	put(t, s, "sized", random(7, size))
+	for _, r := range []struct{ off, n int64 }{{0, 1}, {0, 256}, {4000, 1000}, {0, size}} {
+		data, got, err := storage.ReadPart(t.Context(), s, "sized", r.off, r.n)
+		if err != nil || int64(len(data)) != r.n || got != size {
+			t.Errorf("%d bytes from %d: %d bytes of an object of %d, %v; want %d", r.n, r.off, len(data), got, err, size)
+		}
+	}
+}
+
 func read(ctx context.Context, s storage.Store, key string, off, n int64) ([]byte, error) {
 	r, err := s.Get(ctx, key, off, n)
 	if err != nil {

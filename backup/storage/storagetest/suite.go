@@ -44,6 +44,7 @@ var cases = []struct {
 	{"put takes size bytes of a longer source", longSource},
 	{"PutExact accepts its own bytes and no others", putExact},
 	{"ranges are exact", ranges},
+	{"a range comes with the size of the whole object", sizes},
 	{"an absent object is ErrNotExist", absent},
 	{"list is ordered by key and holds each object once", listOrder},
 	{"list starts after a key", listAfter},
