@@ -67,6 +67,9 @@ type PushOptions struct {
 	// an operator who has looked: recovery will most likely end there, and no
 	// incremental backup or catchup leans on it.
 	AcceptDamaged bool
+	// Pacer decides how hard the segment is compressed, and learns what it took;
+	// nil: as the repository is set.
+	Pacer *Pacer
 	// BackfillBudget bounds the time that the push of a history file may spend
 	// on WAL of the timelines before, see [Backfill]; 0 means two minutes. If it
 	// does not suffice the push is an error, and its repetition goes on.

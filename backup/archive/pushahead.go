@@ -63,6 +63,8 @@ func pushBatch(ctx context.Context, r *repo.Repo, opts PushOptions, behind []str
 		limit = defaultAheadTime
 	}
 	until := time.Now().Add(limit)
+	opts.Pacer = new(Pacer)
+	opts.Pacer.Waits(len(behind))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var g errgroup.Group

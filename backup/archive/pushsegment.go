@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/pg"
@@ -27,7 +28,7 @@ func (p *pusher) segment(ctx context.Context, name repo.WALName) (PushResult, er
 			return result, nil
 		}
 	}
-	owned := make(chan error, 1)
+	owned, begun := make(chan error, 1), time.Now()
 	go func() { owned <- p.owner(ctx) }()
 	d, err := p.encode(ctx, f, name, own)
 	ownerErr := <-owned
@@ -42,7 +43,11 @@ func (p *pusher) segment(ctx context.Context, name repo.WALName) (PushResult, er
 	case err != nil:
 		return PushResult{}, p.refused(ctx, err)
 	}
+	encoded := time.Now()
 	result, err := p.put(ctx, d)
+	if err == nil && result.Outcome == Stored {
+		p.opts.Pacer.took(encoded.Sub(begun), time.Since(encoded))
+	}
 	if err == nil && result.Outcome != AlreadyArchived {
 		p.index(ctx, &d.Header)
 	}
@@ -62,7 +67,12 @@ func (p *pusher) encode(ctx context.Context, f *segmentFile, name repo.WALName, 
 	if err != nil {
 		return nil, err
 	}
-	d, err := p.repo.EncodeWAL(j.header, j.blockMap, j.carry, f)
+	r := p.repo
+	if pace := p.opts.Pacer.pace(); pace.Hasty {
+		r = r.Hastily()
+		p.log.DebugContext(ctx, "compressing in haste", "file", p.name, "why", pace.Why)
+	}
+	d, err := r.EncodeWAL(j.header, j.blockMap, j.carry, f)
 	if err != nil {
 		return nil, err
 	}

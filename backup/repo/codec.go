@@ -53,6 +53,7 @@ const (
 	// inserts, updates, pgbench and rebuilt indexes that takes 0.84 to 0.97 times
 	// the time of zstd's own way, and 0.86 to 1.02 times the room.
 	searchWAL
+	searchHasty // as searchWAL, in larger steps: see Repo.Hastily
 )
 
 var compressors = sync.Pool{New: func() any { return newCompressor() }}

@@ -4,4 +4,7 @@ package repo
 
 const hasBrief = false
 
+// HasHaste: see Repo.Hastily.
+const HasHaste = false
+
 func newCompressor() compressor { return newPureZstd() }

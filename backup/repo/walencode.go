@@ -106,9 +106,13 @@ func (e *walEncoder) read(raw *[]byte) (off int64, err error) {
 }
 
 func (e *walEncoder) compress(raw []byte, stored *[]byte) error {
+	how := searchWAL
+	if e.repo.hasty {
+		how = searchHasty
+	}
 	return withCompressor(func(z compressor) (err error) {
 		*stored = sized(*stored, z.bound(len(raw)))
-		*stored, _, err = compressTo(z, (*stored)[:0], raw, e.repo.codec(), e.repo.opts.Level, searchWAL)
+		*stored, _, err = compressTo(z, (*stored)[:0], raw, e.repo.codec(), e.repo.opts.Level, how)
 		return err
 	})
 }

@@ -167,6 +167,7 @@ func (n *node) untilSignalled(ctx context.Context, daemon string, err error) err
 func (s *shared) agent(walDir, fingerprint string) *agent.Agent {
 	pusher := &agent.Pusher{
 		WALDir: walDir, Archive: s.archive, Ahead: s.node.ahead(""), Timeout: time.Duration(s.node.Archive.PushTimeout),
+		Pacer: &s.pacer,
 	}
 	return &agent.Agent{
 		Fingerprint: fingerprint, Version: toolVersion(), Pusher: pusher, Get: s.get(new(fetching), walDir), Log: s.node.log,

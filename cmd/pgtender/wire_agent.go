@@ -61,6 +61,7 @@ type shared struct {
 	dataDir string // the member's
 	repo    atomic.Pointer[repo.Repo]
 	checked atomic.Pointer[time.Time] // when the owner's check last passed
+	pacer   archive.Pacer
 }
 
 // ownerAge is for how long the owner's check counts.
@@ -99,7 +100,7 @@ func (s *shared) archive(ctx context.Context, path string) (archive.PushResult, 
 		return archive.PushResult{}, err
 	}
 	opts := archive.PushOptions{
-		Path: path, Assist: true, Log: s.node.log,
+		Path: path, Assist: true, Pacer: &s.pacer, Log: s.node.log,
 		CheckOwner: func(ctx context.Context) error { return s.checkOwner(ctx, r) },
 	}
 	return archive.Push(ctx, r, opts)

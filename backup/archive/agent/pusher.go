@@ -26,7 +26,8 @@ type Pusher struct {
 	// no trace where it fails.
 	Archive func(ctx context.Context, path string) (archive.PushResult, error)
 	Ahead   archive.AheadOptions
-	Timeout time.Duration // of one segment
+	Timeout time.Duration  // of one segment
+	Pacer   *archive.Pacer // that Archive uses is told what waits; nil: there is none
 
 	mu       sync.Mutex
 	archived map[string]identity
@@ -85,7 +86,9 @@ func (p *Pusher) Push(ctx, life context.Context, path string) (archive.Outcome, 
 	if err != nil {
 		return "", err
 	}
-	for _, next := range archive.Waiting(p.WALDir, name, p.Ahead) {
+	behind := archive.Waiting(p.WALDir, name, p.Ahead)
+	p.Pacer.Waits(len(behind))
+	for _, next := range behind {
 		p.start(life, next, urgency{known: true}) // what it fails at is said when it is asked for
 	}
 	outcome := archive.AlreadyArchived
