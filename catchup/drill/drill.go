@@ -7,7 +7,8 @@
 //	start      a socket in it, no network, no archiving, a configuration of its own
 //	consistent recovery_target = immediate, then the server leaves recovery
 //	look       pg_amcheck, pg_dumpall, the checks
-//	remove     the server, then the directory, whatever happened
+//	remove     the server, then the directory, whatever happened; that of a
+//	           drill that was killed is removed by the next one
 //
 // It touches no other server and stores nothing but the result.
 package drill
@@ -118,6 +119,7 @@ type drill struct {
 	owner  *owner // who runs the server; nil: this process's user
 	bin    string // directory of the server programs
 	dir    string
+	lock   *os.File // of dir
 
 	libraries []string // that the cluster loads, and this server does not
 	lost      backup.Loss
@@ -138,11 +140,12 @@ func (d *drill) run(ctx context.Context) (err error) {
 		return err
 	}
 	scratch := cmp.Or(d.o.ScratchDir, os.TempDir())
-	if d.dir, err = os.MkdirTemp(scratch, "pgtender-drill-"); err != nil {
-		return fmt.Errorf("make a scratch directory: %w", err)
+	removeDead(scratch, d.owner, d.o.Log)
+	if d.dir, d.lock, err = makeScratch(scratch); err != nil {
+		return err
 	}
 	d.Directory = d.dir
-	defer func() { err = errors.Join(err, os.RemoveAll(d.dir)) }()
+	defer func() { err = errors.Join(err, os.RemoveAll(d.dir), d.lock.Close()) }()
 	if err := d.owner.own(d.dir); err != nil {
 		return err
 	}

@@ -133,6 +133,7 @@ func (d *drill) start() (*running, error) {
 	}
 	cmd := exec.Command(filepath.Join(d.bin, "postgres"), args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = d.dir, log, log
+	cmd.ExtraFiles = []*os.File{d.lock}
 	cmd.Env = append(os.Environ(), "LC_MESSAGES=C")
 	d.owner.become(cmd, syscall.SIGQUIT)
 	if err := cmd.Start(); err != nil {

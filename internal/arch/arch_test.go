@@ -48,7 +48,7 @@ var allowed = map[string][]string{
 	"backup/archive/receive":     {"backup/archive", "backup/repo", "internal/filelock", "internal/finding", "internal/pg", "internal/pg/server"},
 	"backup":                     {"backup/archive", "backup/repo", "backup/storage", "internal/durable", "internal/finding", "internal/pg", "internal/pg/server", "internal/pg/wal", "internal/process"},
 	"catchup":                    {"backup", "backup/archive", "backup/repo", "backup/storage", "internal/durable", "internal/filelock", "internal/finding", "internal/pg", "internal/pg/server", "internal/pg/wal"},
-	"catchup/drill":              {"backup", "backup/repo", "backup/storage", "catchup", "internal/finding", "internal/pg", "internal/pg/server"},
+	"catchup/drill":              {"backup", "backup/repo", "backup/storage", "catchup", "internal/filelock", "internal/finding", "internal/pg", "internal/pg/server"},
 
 	// The control tower.
 	"dcs":         {},
