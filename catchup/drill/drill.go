@@ -226,7 +226,9 @@ func (d *drill) restore(ctx context.Context) (bool, error) {
 	plan, err := catchup.Decide(facts)
 	var refused *catchup.RefusalError
 	switch {
-	case errors.As(err, &refused):
+	case errors.As(err, &refused) && len(refused.Verdicts) > 0:
+		// Any other refusal is about this host: too little room, for instance.
+		d.lost = backup.LostWAL
 		d.fault("it cannot be restored: %v", err)
 		return false, nil
 	case err != nil:

@@ -18,6 +18,7 @@ import (
 	"github.com/pgtender/pgtender/catchup/drill"
 	"github.com/pgtender/pgtender/internal/pg/server"
 	"github.com/pgtender/pgtender/internal/pgtest"
+	"github.com/pgtender/pgtender/internal/servertest"
 )
 
 func TestMain(m *testing.M) { os.Exit(archivetest.Main(m, archivetest.Options{})) }
@@ -117,6 +118,17 @@ func TestABackupIsTried(t *testing.T) {
 	marks, err := backup.ReadMarks(t.Context(), r)
 	if m := marks[taken.Backup.ID].Verified[backup.DepthRestore]; err != nil || m.OK || !strings.HasPrefix(m.Faults, "3 faults") || m.By != "test" {
 		t.Errorf("kept: %+v (%v)", m, err)
+	}
+
+	// Too little room is a fault of the drill, not of the backup.
+	small := pgtest.Dir(t)
+	servertest.MountDisk(t, small, 16)
+	result, err := drill.Run(t.Context(), drill.Options{
+		Repo: r, ScratchDir: small, BinDir: pgtest.BinDir(t, c.Major), Role: c.Options().User, By: "test",
+		RestoreCommand: func(p catchup.Plan) (string, error) { return program + "get %f %p " + p.Timeline.String(), nil },
+	})
+	if err == nil || !strings.Contains(err.Error(), "bytes free") || len(result.Faults) > 0 {
+		t.Errorf("in 16 MiB: %+v, %v", result, err)
 	}
 
 	// A damaged pack is a fault of the backup, not of the drill.

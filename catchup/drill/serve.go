@@ -209,6 +209,9 @@ func (d *drill) awaitConsistency(ctx context.Context, s *running) (bool, error) 
 				return false, finding.WithHint(fmt.Errorf("the WAL has records of an extension, which is not loaded here (%s); %s", strings.Join(d.libraries, ", "), tail),
 					"try the restore where the extension is installed, with: pgtender restore")
 			}
+			if strings.Contains(tail, "No space left on device") {
+				return false, finding.WithHint(fmt.Errorf("the restored server ran out of room; %s", tail), "make room in verify.scratch_dir")
+			}
 			d.fault("the restored server does not come up; %s", tail)
 			return false, nil
 		case <-tick.C:
