@@ -31,6 +31,9 @@ JSON keys: backup, annotations (all that the backup has now).`,
 				if !ok || name == "" {
 					return usagef("%q is not NAME=VALUE", arg)
 				}
+				if err := oneLine("note", arg); err != nil {
+					return err
+				}
 				notes[name] = value
 			}
 			n, err := a.node()

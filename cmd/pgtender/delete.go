@@ -30,6 +30,9 @@ JSON keys: backup, reason.`,
 			if err != nil {
 				return err
 			}
+			if err := oneLine("--reason", reason); err != nil {
+				return err
+			}
 			if !yes && !a.canAsk() {
 				return usagef("delete asks before it acts, and there is no terminal to ask on: use --yes")
 			}

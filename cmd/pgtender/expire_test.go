@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pgtender/pgtender/backup"
 	"github.com/pgtender/pgtender/backup/archive"
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/backup/repo/repotest"
@@ -167,6 +168,15 @@ func TestExpireDeletePinAndAnnotate(t *testing.T) {
 	out, _ = s.run(0, "info", "--json")
 	contains(t, out, `"ticket": "OPS-1"`)
 	s.run(2, "annotate", three.String(), "ticket")
+	s.run(2, "annotate", three.String(), "ticket=1\nalarm 2026-11-23: none of ours")
+	s.run(2, "pin", three.String(), "--reason", "\x1b[2Jnothing to see")
+	s.run(2, "delete", three.String(), "--yes", "--reason", "a\nb")
+	// Another release may have stored one.
+	if err := backup.Annotate(t.Context(), s.r, three, map[string]string{"release": "9\nalarm"}); err != nil {
+		t.Fatal(err)
+	}
+	out, _ = s.run(0, "info")
+	contains(t, out, "release=9 alarm")
 	s.run(2, "annotate", three.String())
 	s.run(2, "pin", "yesterday's")
 	s.run(2, "pin", three.String(), "--until", "1999-01-01")

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/pgtender/pgtender/backup"
 )
@@ -22,7 +24,7 @@ func marksText(m backup.Marks) []string {
 			text += " until " + clock(m.Pin.Until)
 		}
 		if m.Pin.Reason != "" {
-			text += ": " + m.Pin.Reason
+			text += ": " + printable(m.Pin.Reason)
 		}
 		out = append(out, text)
 	}
@@ -40,6 +42,25 @@ func marksText(m backup.Marks) []string {
 	return out
 }
 
+// printable puts a space in place of what would end the line, or tell a terminal
+// something: a note must not look like a line of ours.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+// oneLine refuses a text to be kept that is not one line of plain text.
+func oneLine(what, s string) error {
+	if s != printable(s) || !utf8.ValidString(s) {
+		return usagef("%s %q: want one line of text", what, s)
+	}
+	return nil
+}
+
 // notesText renders notes on one line.
 func notesText(notes map[string]string) string {
 	if len(notes) == 0 {
@@ -47,7 +68,7 @@ func notesText(notes map[string]string) string {
 	}
 	var out []string
 	for _, name := range slices.Sorted(maps.Keys(notes)) {
-		out = append(out, name+"="+notes[name])
+		out = append(out, printable(name)+"="+printable(notes[name]))
 	}
 	return strings.Join(out, ", ")
 }

@@ -59,6 +59,9 @@ func (f *pinFlags) pin(now time.Time) (*backup.Pin, error) {
 		}
 		return nil, nil
 	}
+	if err := oneLine("--reason", f.reason); err != nil {
+		return nil, err
+	}
 	p := &backup.Pin{By: whoami(), Reason: f.reason}
 	if f.until != "" {
 		var err error
