@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"reflect"
 	"strconv"
 	"strings"
 
@@ -107,6 +108,31 @@ func (n *node) patroni() (patroni.Config, bool, error) {
 		n.patroniConf, n.patroniRead = c, true
 	}
 	return n.patroniConf, true, nil
+}
+
+// renew reads Patroni's configuration again, for a daemon, and goes by it if it has
+// changed: passwords and the DCS may. A file that cannot be read is perhaps just
+// being written. That another member's configuration took its place is for whoever
+// starts the daemon to judge.
+func (n *node) renew() {
+	if !n.patroniRead {
+		return
+	}
+	c, err := patroni.ReadConfig(n.Patroni, n.environ)
+	if err != nil || reflect.DeepEqual(c, n.patroniConf) {
+		return
+	}
+	if old := &n.patroniConf; c.Scope != old.Scope || c.Group != old.Group || c.Namespace != old.Namespace || c.Name != old.Name || c.Postgres.DataDir != old.Postgres.DataDir {
+		n.log.Warn("Patroni's configuration is another member's now, and does not count before a restart",
+			"scope", c.Scope, "name", c.Name, "data_dir", c.Postgres.DataDir)
+		return
+	}
+	n.log.Info("Patroni's configuration has changed, and is gone by", "source", c.Source)
+	n.patroniConf = c
+	if n.dcsStore != nil {
+		n.dcsStore.Close() // it is not asked any more
+		n.dcsStore = nil
+	}
 }
 
 // unconfigured is the error of a setting that nobody made, which tells where one

@@ -58,10 +58,22 @@ func (n *node) pushedByAgent(ctx context.Context, path string) bool {
 type shared struct {
 	mu      sync.Mutex // of node
 	node    *node
-	dataDir string // the member's
+	renewed time.Time // when Patroni's configuration was read last; guarded by mu
+	dataDir string    // the member's
 	repo    atomic.Pointer[repo.Repo]
 	checked atomic.Pointer[time.Time] // when the owner's check last passed
 	pacer   archive.Pacer
+}
+
+// renewAge is how old what is known of Patroni's configuration may be.
+const renewAge = 10 * time.Second
+
+// renew brings the node up to date. The caller has s.mu.
+func (s *shared) renew() {
+	if time.Since(s.renewed) >= renewAge {
+		s.renewed = time.Now()
+		s.node.renew()
+	}
 }
 
 // ownerAge is for how long the owner's check counts.
@@ -76,6 +88,7 @@ func (s *shared) repository(ctx context.Context) (*repo.Repo, error) {
 	if r := s.repo.Load(); s.ofServer(ctx, r) {
 		return r, nil
 	}
+	s.renew()
 	r, err := s.node.repositoryToWrite(ctx)
 	if err == nil {
 		s.repo.Store(r)
@@ -115,6 +128,7 @@ func (s *shared) checkOwner(ctx context.Context, r *repo.Repo) error {
 	if s.ownerChecked() {
 		return nil
 	}
+	s.renew()
 	opts, err := s.node.pushOptions(r, 0)
 	if err == nil {
 		err = opts.CheckOwner(ctx)
@@ -134,6 +148,7 @@ func (s *shared) ownerChecked() bool {
 func (s *shared) connect(ctx context.Context) (*server.Conn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.renew()
 	return s.node.connectLocal(ctx)
 }
 
@@ -141,6 +156,7 @@ func (s *shared) connect(ctx context.Context) (*server.Conn, error) {
 func (s *shared) role(ctx context.Context, t pg.Timeline) agent.Role {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.renew()
 	ctx, cancel := s.node.dcsTimeout(ctx)
 	defer cancel()
 	v, err := s.node.view(ctx, "")
@@ -212,6 +228,7 @@ func (s *shared) fetch(ctx context.Context, f *fetching, r *repo.Repo, walDir, r
 		Lineage: func(ctx context.Context) (archive.Lineage, error) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
+			s.renew()
 			return s.node.lineage(r, t, filepath.Dir(walDir))(ctx)
 		},
 	}
