@@ -177,6 +177,12 @@ func (a *archiver) drain(t *testing.T) {
 // cluster that recovers from the archive to its end when it is started.
 func (l *lab) restore(t *testing.T, id repo.BackupID) *pgtest.Cluster {
 	t.Helper()
+	return l.restoreWith(t, id, l.extractWAL(t))
+}
+
+// restoreWith is restore with the archive in a directory, as extractWAL gives it.
+func (l *lab) restoreWith(t *testing.T, id repo.BackupID, wal string) *pgtest.Cluster {
+	t.Helper()
 	dir := filepath.Join(pgtest.Dir(t), "data")
 	m, err := l.repo.OpenManifest(t.Context(), id)
 	if err != nil {
@@ -186,7 +192,6 @@ func (l *lab) restore(t *testing.T, id repo.BackupID) *pgtest.Cluster {
 		t.Fatal(err)
 	}
 	remapTablespaces(t, &m.Backup, dir)
-	wal := l.extractWAL(t)
 	if err := os.WriteFile(filepath.Join(dir, "recovery.signal"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

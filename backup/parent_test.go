@@ -367,3 +367,21 @@ func TestWALWithTwoContentsRulesAParentOut(t *testing.T) {
 	}
 	c.backUp(t)
 }
+
+// A backup from before that has the cluster's setting of now does, since WAL
+// tells all that changed.
+func TestBackupsWithOtherChecksumsAreNoParents(t *testing.T) {
+	c := newChain(t, pgtest.Options{}, 10)
+	if !c.primary.CanSetChecksums() {
+		t.Skipf("no pg_checksums for PostgreSQL %d is installed", c.primary.Major)
+	}
+	take(t, c.options(t, c.primary))
+	for range 2 {
+		c.work.Run(t, 2)
+		c.changeChecksums(t)
+		c.work.Run(t, 2)
+		last := c.backUp(t)
+		c.mark(t, last.ID)
+		c.compareEach(t)
+	}
+}

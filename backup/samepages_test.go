@@ -109,7 +109,7 @@ func samePages(t *testing.T, want, got, name string, class pg.Class) int {
 		}
 		mask(x, class.Rel.Fork)
 		mask(y, class.Rel.Fork)
-		if !bytes.Equal(x, y) {
+		if !bytes.Equal(x, y) && !lostByReplay(t, filepath.Join(got, name), class, at/pageSize, x, y) {
 			i := 0
 			for x[i] == y[i] {
 				i++
@@ -119,6 +119,40 @@ func samePages(t *testing.T, want, got, name string, class pg.Class) int {
 		}
 	}
 	return len(a) / pageSize
+}
+
+// firstUserOID is the first number of what is not made by initdb (transam.h,
+// FirstNormalObjectId).
+const firstUserOID = 16384
+
+// lostByReplay reports whether a page of a visibility map lacks bits that replay
+// loses: CREATE DATABASE copies the maps of the template's relations and logs
+// them as pages of the standard form, whose content lies in what counts as the hole
+// (RelationCopyStorageUsingBuffer, bufmgr.c, since 15). The bits that got has
+// beside must be those of pages which are marked as all-visible themselves.
+func lostByReplay(t *testing.T, path string, class pg.Class, number int, want, got []byte) bool {
+	t.Helper()
+	const header, perByte, allVisible = 24, 4, 1 << 2 // PD_ALL_VISIBLE
+	if class.Rel.Fork != pg.VMFork || class.Rel.Database < firstUserOID || class.Rel.Number >= firstUserOID || !bytes.Equal(want[:header], got[:header]) {
+		return false
+	}
+	heap, err := os.ReadFile(strings.TrimSuffix(path, "_vm"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range pageSize - header {
+		w, g := want[header+i], got[header+i]
+		if w&^g != 0 {
+			return false
+		}
+		for n := range perByte {
+			at := ((number*(pageSize-header)+i)*perByte + n) * pageSize
+			if (g&^w)>>(2*n)&3 != 0 && (at >= len(heap) || binary.LittleEndian.Uint16(heap[at+10:])&allVisible == 0) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // unused reports whether a file is a visibility map without a bit in it: a

@@ -92,20 +92,48 @@ func (c *Cluster) Checksums(t testing.TB) {
 	}
 }
 
-// offlineChecksums runs pg_checksums, which reads clusters with the pg_control
-// version it was made for: 13 to 16 share one.
+// offlineChecksums verifies them while the server is stopped.
 func (c *Cluster) offlineChecksums(t testing.TB) {
 	t.Helper()
-	tool, ok := ownTool(c.Major, "pg_checksums")
-	for m := 13; !ok && c.Major <= 16 && m <= 16; m++ {
-		tool, ok = ownTool(m, "pg_checksums")
+	c.pgChecksums(t, "--check")
+}
+
+// CanSetChecksums reports whether SetChecksums can do it: the version's own
+// pg_checksums is installed. Another one does not find its tablespaces.
+func (c *Cluster) CanSetChecksums() bool {
+	_, ok := ownTool(c.Major, "pg_checksums")
+	return ok
+}
+
+// SetChecksums turns the page checksums of a stopped server on or off.
+func (c *Cluster) SetChecksums(t testing.TB, on bool) {
+	t.Helper()
+	if on {
+		c.pgChecksums(t, "--enable")
+	} else {
+		c.pgChecksums(t, "--disable")
 	}
+}
+
+func (c *Cluster) pgChecksums(t testing.TB, action string) {
+	t.Helper()
+	tool, ok := c.checksumTool()
 	if !ok {
-		t.Fatalf("no pg_checksums for PostgreSQL %d is installed: verify while the server runs", c.Major)
+		t.Fatalf("no pg_checksums for PostgreSQL %d is installed", c.Major)
 	}
-	if out, err := Command(t.Context(), t, tool, "--check", "-D", c.DataDir).CombinedOutput(); err != nil {
-		t.Fatalf("pg_checksums: %v\n%s", err, out)
+	if out, err := Command(t.Context(), t, tool, action, "--no-sync", "-D", c.DataDir).CombinedOutput(); err != nil {
+		t.Fatalf("pg_checksums %s: %v\n%s", action, err, out)
 	}
+}
+
+// checksumTool finds pg_checksums, which works on clusters with the pg_control
+// version it was made for: 13 to 16 share one.
+func (c *Cluster) checksumTool() (path string, ok bool) {
+	path, ok = ownTool(c.Major, "pg_checksums")
+	for m := 13; !ok && c.Major <= 16 && m <= 16; m++ {
+		path, ok = ownTool(m, "pg_checksums")
+	}
+	return path, ok
 }
 
 // CorruptPage overwrites 16 bytes in the middle of a page of a stopped

@@ -32,6 +32,10 @@ func (c *Cluster) Workload(seed uint64) *Workload {
 	return &Workload{c: c, seed: seed, rng: rand.New(rand.NewPCG(seed, 0))}
 }
 
+// MoveTo makes the workload go on in another server, which holds what the
+// workload has made.
+func (w *Workload) MoveTo(c *Cluster) { w.c = c }
+
 // Run takes so many steps.
 func (w *Workload) Run(t testing.TB, steps int) {
 	t.Helper()

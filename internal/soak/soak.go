@@ -47,7 +47,8 @@ func (c Tally) String() string {
 }
 
 // Rounds is a file with a line for each round that has passed: its name, which
-// is a word, and its tally. It is safe for concurrent use, by processes too.
+// is a word, and its tally. It is safe for concurrent use, by processes too:
+// what another one has noted is known from the next Note on.
 type Rounds struct {
 	path string
 
@@ -67,12 +68,20 @@ func Open(t testing.TB, name string) *Rounds {
 	if dir == "" {
 		dir = t.TempDir()
 	}
-	r := &Rounds{path: filepath.Join(dir, name), done: map[string]Tally{}}
-	content, err := os.ReadFile(r.path)
-	if os.IsNotExist(err) {
-		return r
+	r := &Rounds{path: filepath.Join(dir, name)}
+	r.read(t)
+	if len(r.done) > 0 {
+		t.Logf("%d rounds have passed before, see %s", len(r.done), r.path)
 	}
-	if err != nil {
+	return r
+}
+
+// read takes over what the file says; nobody else has r, or mu is held.
+func (r *Rounds) read(t testing.TB) {
+	t.Helper()
+	r.done = map[string]Tally{}
+	content, err := os.ReadFile(r.path)
+	if err != nil && !os.IsNotExist(err) {
 		t.Fatal(err)
 	}
 	for lines := bufio.NewScanner(bytes.NewReader(content)); lines.Scan(); {
@@ -80,8 +89,6 @@ func Open(t testing.TB, name string) *Rounds {
 			r.done[words[0]] = parse(t, r.path, words[1:])
 		}
 	}
-	t.Logf("%d rounds have passed before, see %s", len(r.done), r.path)
-	return r
 }
 
 func parse(t testing.TB, path string, words []string) Tally {
@@ -119,7 +126,7 @@ func (r *Rounds) Note(t testing.TB, round string, c Tally) {
 	if _, err := f.WriteString(strings.TrimSpace(round+" "+c.String()) + "\n"); err != nil {
 		t.Fatal(err)
 	}
-	r.done[round] = c
+	r.read(t)
 }
 
 // Total adds up the tallies of the rounds whose name begins with prefix, and

@@ -34,8 +34,14 @@ func TestRoundsAreRemembered(t *testing.T) {
 	if diff := cmp.Diff(r.Total(""), again.Total("")); diff != "" {
 		t.Error(diff)
 	}
+	// What another process has noted meanwhile counts from the next one on.
+	r.Note(t, "always-2", nil)
+	again.Note(t, "always-3", soak.Tally{"failovers": 1})
+	if !again.Passed("always-2") || again.Total("always-")["rounds"] != 3 {
+		t.Errorf("always: %v", again.Total("always-"))
+	}
 	content, err := os.ReadFile(filepath.Join(dir, "some"))
-	if want := "3\n\nagent-1 failovers=7 holes=0\nagent-2 failovers=5\nalways-1\n"; err != nil || string(content) != want {
+	if want := "3\n\nagent-1 failovers=7 holes=0\nagent-2 failovers=5\nalways-1\nalways-2\nalways-3 failovers=1\n"; err != nil || string(content) != want {
 		t.Errorf("%q (%v), want %q", content, err, want)
 	}
 }
