@@ -36,6 +36,7 @@ func TestUsage(t *testing.T) {
 		{"no rounds", []string{"--runs", "0"}, "--runs 0: want 1 or more"},
 		{"more than all", []string{"--wide", "101"}, "--wide 101: want 0 to 100"},
 		{"a size that is none", []string{"--jobs", "incremental", "--sizes", "1,x"}, "want numbers of MB"},
+		{"peers where nobody is", []string{"--jobs", "incremental", "--sizes", "1,2", "--peers-at", "2,3"}, "want some of --sizes"},
 		{"sizes for other jobs", []string{"--sizes", "1"}, "--sizes is for --jobs incremental"},
 		{"an unknown job", []string{"--jobs", "backup,verify"}, `"verify" is none of backup, restore, incremental, push, backlog, backlog-s3, recovery`},
 	}
@@ -221,30 +222,46 @@ func TestAChainOfIncrementalBackups(t *testing.T) {
 			t.Errorf("%s %d: %+v", l.Job, l.Number, l)
 		}
 	}
-	if want := []string{chainFull, chainIncremental, chainIncremental, chainRestore, chainSynthetic, chainRestoreMade, chainFull, chainRestoreFull}; !cmp.Equal(jobs, want) {
+	if want := []string{chainFull, chainIncremental, chainIncremental, chainMedian, chainRestore, chainSynthetic, chainRestoreMade, chainFull, chainRestoreFull}; !cmp.Equal(jobs, want) {
 		t.Errorf("%q, want %q", jobs, want)
 	}
 }
 
-func TestLinesOfAChainAreComparedWithTheSmallestDatabase(t *testing.T) {
-	line := func(mb int, job string, n int, work, cpu float64) Chain {
-		return Chain{SizeMB: mb, DataBytes: int64(mb) * 1e6, Tool: "pgtender", Job: job, Number: n, Figures: Figures{Work: work, CPU: cpu, Stored: 30}, Compressed: 20}
+func TestLinesOfAChainAreComparedWithTheSmallestDatabaseAndWithThePeers(t *testing.T) {
+	line := func(tool string, mb int, job string, n int, work, cpu float64) Chain {
+		return Chain{SizeMB: mb, DataBytes: int64(mb) * 1e6, Tool: tool, Job: job, Number: n, Figures: Figures{Work: work, CPU: cpu, Stored: 30}, Compressed: 20}
 	}
 	r := &Report{Chains: []Chain{
-		line(400, "incremental", 1, 3, 2), line(400, "incremental", 2, 3, 2), line(400, "incremental", 3, 6, 2), line(400, "restore", 3, 8, 8),
-		line(100, "incremental", 1, 2, 2), line(100, "incremental", 2, 2, 2), line(100, "incremental", 3, 3, 4), line(100, "restore", 3, 1, 1), line(100, "restore", 3, 3, 3),
+		line(ours, 400, "incremental", 1, 3, 2), line(ours, 400, "incremental", 2, 3, 2), line(ours, 400, "incremental", 3, 6, 2), line(ours, 400, "restore", 3, 8, 8),
+		line("peer", 400, "incremental", 1, 12, 4), line("peer", 400, "incremental", 2, 60, 4), line("peer", 400, "incremental", 3, 30, 8), line("peer", 400, "restore", 3, 4, 8),
+		line(ours, 100, "incremental", 1, 2, 2), line(ours, 100, "incremental", 2, 2, 2), line(ours, 100, "incremental", 3, 3, 4), line(ours, 100, "restore", 3, 1, 1), line(ours, 100, "restore", 3, 3, 3),
 	}}
 	r.relate()
-	for i, want := range []struct{ work, cpu float64 }{{1.5, 1}, {1.5, 1}, {2, 0.5}, {4, 4}, {}, {}, {}, {}, {}} {
-		if l := r.Chains[i]; l.Over != want.work || l.CPUOver != want.cpu {
-			t.Errorf("%d MB, %s %d: %v and %v, want %v", l.SizeMB, l.Job, l.Number, l.Over, l.CPUOver, want)
+	type want struct {
+		job               string
+		over, cpuOver     float64
+		peerWork, peerCPU float64
+	}
+	var got []want
+	for _, l := range r.Chains {
+		w := want{job: l.Job, over: l.Over, cpuOver: l.CPUOver}
+		if l.Ratios != nil {
+			w.peerWork, w.peerCPU = l.Ratios.Work, l.Ratios.CPU
 		}
+		got = append(got, w)
+	}
+	if diff := cmp.Diff([]want{
+		{chainIncremental, 1.5, 1, 0, 0}, {chainIncremental, 1.5, 1, 0, 0}, {chainIncremental, 2, 0.5, 0, 0}, {chainMedian, 1.5, 1, 0, 0}, {chainRestore, 4, 4, 0, 0},
+		{chainIncremental, 0, 0, 0.25, 0.5}, {chainIncremental, 0, 0, 0.05, 0.5}, {chainIncremental, 0, 0, 0.2, 0.25}, {chainMedian, 0, 0, 0.1, 0.5}, {chainRestore, 0, 0, 2, 1},
+		{chainIncremental, 0, 0, 0, 0}, {chainIncremental, 0, 0, 0, 0}, {chainIncremental, 0, 0, 0, 0}, {chainMedian, 0, 0, 0, 0}, {chainRestore, 0, 0, 0, 0}, {chainRestore, 0, 0, 0, 0},
+	}, got, cmp.AllowUnexported(want{})); diff != "" {
+		t.Errorf("lines (-want +got):\n%s", diff)
 	}
 	var out strings.Builder
 	if err := r.writeChains(&out, 3); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"incremental 1, pgtender", "incremental 3, pgtender", "1.50"} {
+	for _, want := range []string{"incremental 1, pgtender", "incremental 3, pgtender", "median of incrementals, peer", "1.50", "0.25"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the table lacks %q:\n%s", want, out.String())
 		}

@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -22,7 +20,7 @@ type Chain struct {
 	SizeMB    int    `json:"size_mb"` // asked for
 	DataBytes int64  `json:"data_bytes"`
 	Tool      string `json:"tool"`
-	Job       string `json:"job"`              // full, incremental, restore, synthetic, restore of synthetic, restore of full
+	Job       string `json:"job"`              // full, incremental, median of incrementals, restore, synthetic, restore of synthetic, restore of full
 	Number    int    `json:"number,omitempty"` // of the incremental backup, and of the one restored, from 1
 	Figures
 	// Of an incremental backup: the pages that were changed, and what they take
@@ -33,12 +31,15 @@ type Chain struct {
 	// and CPUOver its processor time: this line's divided by that one's.
 	Over    float64 `json:"work_over_smallest,omitempty"`
 	CPUOver float64 `json:"cpu_over_smallest,omitempty"`
+	// Of a peer's: pgtender's figures over its own, for the same job.
+	Ratios *Ratios `json:"pgtender_ratio,omitempty"`
 }
 
 // Jobs of a chain.
 const (
 	chainFull        = "full"
 	chainIncremental = "incremental"
+	chainMedian      = "median of incrementals"
 	chainRestore     = "restore"
 	chainSynthetic   = "synthetic"
 	chainRestoreMade = "restore of synthetic"
@@ -91,10 +92,16 @@ func chainsOf(ctx context.Context, m *machine, o options, mb int, tools []tool, 
 		return err
 	}
 	for _, t := range tools {
-		if inc, ok := t.(incrementer); ok {
-			if err := c.of(ctx, inc); err != nil {
-				return err
-			}
+		inc, ok := t.(incrementer)
+		if !ok || t.name() != ours && !slices.Contains(o.peersAtMB(), mb) {
+			continue
+		}
+		if err := c.of(ctx, inc); err != nil {
+			return err
+		}
+		// The repositories together would take up more than the databases.
+		if err := os.RemoveAll(m.path(t.name() + "-repo")); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -263,66 +270,4 @@ func readBlocks(path string, blocks []int64) ([]byte, error) {
 		out = append(out, page...)
 	}
 	return out, nil
-}
-
-// relate compares each line with that of the smallest database.
-func (r *Report) relate() {
-	type key struct {
-		tool, job string
-		number    int
-	}
-	at := func(l *Chain) key { return key{l.Tool, l.Job, l.Number} }
-	least := 0
-	for i := range r.Chains {
-		if least == 0 || r.Chains[i].SizeMB < least {
-			least = r.Chains[i].SizeMB
-		}
-	}
-	work, cpu := map[key][]float64{}, map[key][]float64{}
-	for i := range r.Chains {
-		if l := &r.Chains[i]; l.SizeMB == least {
-			work[at(l)], cpu[at(l)] = append(work[at(l)], l.Work), append(cpu[at(l)], l.CPU+l.ServerCPU)
-		}
-	}
-	over := func(v float64, of []float64) float64 {
-		if d := median(of); d > 0 {
-			return v / d
-		}
-		return 0
-	}
-	for i := range r.Chains {
-		if l := &r.Chains[i]; l.SizeMB != least {
-			l.Over, l.CPUOver = over(l.Work, work[at(l)]), over(l.CPU+l.ServerCPU, cpu[at(l)])
-		}
-	}
-}
-
-// writeChains writes one table: of the incremental backups the first and the
-// last, and the median of all.
-func (r *Report) writeChains(w io.Writer, last int) error {
-	fmt.Fprintf(w, "random pages changed before each incremental backup; %d %% wide rows, %d processors\n", r.Wide, r.Processors)
-	for _, name := range r.order {
-		if about, ok := r.Tools[name]; ok {
-			fmt.Fprintf(w, "  %s: %s\n", name, about)
-		}
-	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "data MB\tjob\twall s\tcheckpoint\tWAL wait\twork s\tCPU s\tserver CPU\tpeak MB\tread MB\tstored MB\tstored/changed\twork/smallest\tCPU/smallest\t")
-	for i := range r.Chains {
-		l := &r.Chains[i]
-		name := l.Job
-		switch {
-		case l.Job == chainIncremental && l.Number != 1 && l.Number != last:
-			continue
-		case l.Number > 0:
-			name = fmt.Sprintf("%s %d", l.Job, l.Number)
-		}
-		share := 0.0
-		if l.Compressed > 0 {
-			share = float64(l.Stored) / float64(l.Compressed)
-		}
-		fmt.Fprintf(t, "%d\t%s, %s\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.0f\t%.0f\t%.1f\t%s\t%s\t%s\t\n", l.DataBytes/1e6, name, l.Tool,
-			l.Wall, l.Checkpoint, l.WAL, l.Work, l.CPU, l.ServerCPU, float64(l.RSS)/1e6, float64(l.Read)/1e6, float64(l.Stored)/1e6, ratio(share), ratio(l.Over), ratio(l.CPUOver))
-	}
-	return t.Flush()
 }

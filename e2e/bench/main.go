@@ -10,7 +10,8 @@
 //
 // The second form is one comparison of its own: the same number of random pages
 // changed on databases of several sizes, the first and the last of many
-// incremental backups, and the restore of the last beside that of a full one.
+// incremental backups, and the restore of the last beside that of a full one. With
+// a database of 8 GB it needs about 30 GB of disk.
 //
 // It makes a throw-away PostgreSQL 15 with page checksums, reachable through a
 // socket in its own folder, and touches no other server. Peers are pgBackRest,
@@ -72,6 +73,7 @@ type options struct {
 	pages    int // changed before an incremental backup
 
 	sizes        string        // of databases to compare incremental backups on, MB; "": no such comparison
+	peersAt      string        // those of them on which the peers are measured too; "": all
 	incrementals int           // on each of them
 	delay        time.Duration // of a remote server's answers
 	dir          string
@@ -99,6 +101,11 @@ func (o options) validate() error {
 			return fmt.Errorf("--sizes %s: want numbers of MB, 1 or more", o.sizes)
 		}
 	}
+	for _, mb := range o.peersAtMB() {
+		if !slices.Contains(o.sizesMB(), mb) {
+			return fmt.Errorf("--peers-at %s: want some of --sizes", o.peersAt)
+		}
+	}
 	if o.sizes != "" && o.jobs != "incremental" {
 		return errors.New("--sizes is for --jobs incremental")
 	}
@@ -109,17 +116,27 @@ func (o options) validate() error {
 }
 
 // sizesMB gives the sizes, -1 for one that is no number.
-func (o options) sizesMB() []int {
+func (o options) sizesMB() []int { return numbers(o.sizes) }
+
+// peersAtMB gives the sizes on which the peers are measured.
+func (o options) peersAtMB() []int {
+	if o.peersAt == "" {
+		return o.sizesMB()
+	}
+	return numbers(o.peersAt)
+}
+
+func numbers(list string) []int {
 	var out []int
-	if o.sizes == "" {
+	if list == "" {
 		return nil
 	}
-	for text := range strings.SplitSeq(o.sizes, ",") {
-		mb, err := strconv.Atoi(strings.TrimSpace(text))
+	for text := range strings.SplitSeq(list, ",") {
+		n, err := strconv.Atoi(strings.TrimSpace(text))
 		if err != nil {
-			mb = -1
+			n = -1
 		}
-		out = append(out, mb)
+		out = append(out, n)
 	}
 	return out
 }
@@ -146,6 +163,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	flags.IntVar(&o.segments, "segments", 8, "WAL `segments` to push one by one")
 	flags.IntVar(&o.pages, "pages", 10000, "random `pages` to change before each incremental backup, and while a member is away")
 	flags.StringVar(&o.sizes, "sizes", "", "compare incremental backups on databases of these sizes, a list of `MB`; for the job incremental alone")
+	flags.StringVar(&o.peersAt, "peers-at", "", "with --sizes: measure the peers on these `MB` only (default: on all)")
 	flags.IntVar(&o.incrementals, "incrementals", 60, "with --sizes: incremental `backups`, one on the other")
 	flags.IntVar(&o.backlog, "backlog", 100, "WAL `segments` of a backlog, and of a recovery")
 	flags.DurationVar(&o.delay, "delay", 20*time.Millisecond, "`time` that a request to the S3 server of backlog-s3 waits")
