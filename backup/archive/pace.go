@@ -2,6 +2,7 @@ package archive
 
 import (
 	"fmt"
+	"math"
 	"sync"
 	"time"
 )
@@ -9,7 +10,7 @@ import (
 // Backlog is what is known at one moment of a member that archives.
 type Backlog struct {
 	// Waiting is how many segments wait behind the one that is being archived,
-	// as far as the look-ahead counts.
+	// as far as they are counted: see [Pacer.Look].
 	Waiting int
 	// Encode and Store are how long a segment took of late to be checked and
 	// compressed, and to be stored; 0: not known yet.
@@ -23,7 +24,7 @@ type Pace struct {
 }
 
 // farBehind is how many segments wait where time counts more than room: half a
-// gigabyte of WAL that a leader cannot recycle, and more to come.
+// gigabyte of WAL, or more where segments are larger, that a leader cannot recycle.
 const farBehind = 32
 
 // DecidePace says how to compress the next segment. A backlog is a danger to the
@@ -45,6 +46,14 @@ func DecidePace(b Backlog) Pace {
 type Pacer struct {
 	mu      sync.Mutex
 	backlog Backlog // guarded by mu
+}
+
+// Look counts the segments that wait behind the one of that name, up to as many as
+// make a difference, whatever is archived ahead of the archiver.
+func (p *Pacer) Look(walDir, name string) {
+	if p != nil {
+		p.Waits(len(Waiting(walDir, name, AheadOptions{Segments: farBehind, Bytes: math.MaxInt64})))
+	}
 }
 
 // Waits notes how many segments wait.

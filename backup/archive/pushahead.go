@@ -64,7 +64,7 @@ func pushBatch(ctx context.Context, r *repo.Repo, opts PushOptions, behind []str
 	}
 	until := time.Now().Add(limit)
 	opts.Pacer = new(Pacer)
-	opts.Pacer.Waits(len(behind))
+	opts.Pacer.Look(opts.walDir(), filepath.Base(opts.Path))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var g errgroup.Group

@@ -86,9 +86,8 @@ func (p *Pusher) Push(ctx, life context.Context, path string) (archive.Outcome, 
 	if err != nil {
 		return "", err
 	}
-	behind := archive.Waiting(p.WALDir, name, p.Ahead)
-	p.Pacer.Waits(len(behind))
-	for _, next := range behind {
+	p.Pacer.Look(p.WALDir, name)
+	for _, next := range archive.Waiting(p.WALDir, name, p.Ahead) {
 		p.start(life, next, urgency{known: true}) // what it fails at is said when it is asked for
 	}
 	outcome := archive.AlreadyArchived
