@@ -16,6 +16,7 @@ import (
 	"github.com/pgtender/pgtender/backup/archive"
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/backup/storage"
+	"github.com/pgtender/pgtender/internal/pg"
 )
 
 // The depths of a verification, as they are kept in the repository.
@@ -277,6 +278,9 @@ func (v *verifier) wal(ctx context.Context) error {
 			v.fault(i, LostWAL, "WAL segment %s, which it needs to become consistent, is not in the archive", c.Missing.Name(m.Backup.SegmentSize))
 		}
 	}
+	if err := v.timelines(ctx); err != nil {
+		return err
+	}
 	lineage, err := archive.ResolveLineage(ctx, v.o.Repo, v.o.Lineage)
 	if err != nil {
 		var ambiguous *archive.AmbiguousError
@@ -297,6 +301,41 @@ func (v *verifier) wal(ctx context.Context) error {
 	v.WAL = judged.Segments
 	for k := range judged.Faults {
 		v.walFault(&judged, &judged.Faults[k])
+	}
+	return nil
+}
+
+// timelines makes sure that the history of each timeline is there of which WAL
+// is: recovery could not follow it, and nothing would miss that WAL.
+func (v *verifier) timelines(ctx context.Context) error {
+	known, err := v.o.Repo.Histories(ctx)
+	if err != nil {
+		return err
+	}
+	archived, err := v.o.Repo.Incarnations(ctx)
+	if err != nil {
+		return err
+	}
+	for _, i := range archived {
+		if i.Timeline > 1 && !slices.Contains(known, i) {
+			v.Faults = append(v.Faults, fmt.Sprintf("WAL of timeline %s is archived, but not its history %s", i, pg.HistoryName(i.Timeline)))
+		}
+		if !v.o.Deep {
+			continue
+		}
+		groups, err := v.o.Repo.WALIndexGroups(ctx, i)
+		if err != nil {
+			return err
+		}
+		for _, g := range groups {
+			switch _, err := v.o.Repo.ReadWALIndex(ctx, i, g); {
+			case err == nil, errors.Is(err, storage.ErrNotExist): // gone since it was listed
+			case broken(err):
+				v.Faults = append(v.Faults, fmt.Sprintf("index of archived WAL, which can be removed: %v", err))
+			default:
+				return err
+			}
+		}
 	}
 	return nil
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/pgtender/pgtender/backup/storage"
 	"github.com/pgtender/pgtender/backup/storage/mem"
 	"github.com/pgtender/pgtender/backup/storage/storagetest"
+	"github.com/pgtender/pgtender/internal/pg"
 )
 
 func mustVerify(t *testing.T, s *shop, o backup.VerifyOptions) backup.Verification {
@@ -152,6 +153,26 @@ func TestAFlippedBitIsNamed(t *testing.T) {
 			}
 		}
 		put(t, base, key, contents[key])
+	}
+}
+
+func TestWALOfATimelineWithoutItsHistoryIsNamed(t *testing.T) {
+	s, _ := verified(t)
+	ctx := t.Context()
+	two := pg.History{Timeline: 2, Forks: []pg.Fork{{Parent: 1, Switch: shopSegment.Start(s.next), Reason: "promoted"}}}
+	s.dir = "" // no WAL that would say where it comes from
+	if err := s.segment(ctx, two, s.next); err != nil {
+		t.Fatal(err)
+	}
+	i := repo.IncarnationOf(two)
+	if v := mustVerify(t, s, backup.VerifyOptions{}); v.OK || !strings.Contains(everything(v), i.String()+" is archived, but not its history 00000002.history") {
+		t.Errorf("found %v: %s", !v.OK, everything(v))
+	}
+	if _, err := s.r.PutHistory(ctx, 2, two.Encode()); err != nil {
+		t.Fatal(err)
+	}
+	if v := mustVerify(t, s, backup.VerifyOptions{}); strings.Contains(everything(v), "but not its history") {
+		t.Errorf("found %s", everything(v))
 	}
 }
 

@@ -69,7 +69,7 @@ type expiry struct {
 // retention is the configured policy.
 func (n *node) retention() backup.Policy {
 	e := n.Expire
-	p := backup.Policy{KeepBackups: e.KeepBackups, KeepFor: time.Duration(e.KeepFor), RecoveryWindow: time.Duration(e.RecoveryWindow), Grace: time.Duration(e.Grace)}
+	p := backup.Policy{KeepBackups: int(e.KeepBackups), KeepFor: time.Duration(e.KeepFor), RecoveryWindow: time.Duration(e.RecoveryWindow), Grace: time.Duration(e.Grace)}
 	if p.Grace == 0 {
 		p.Grace = -1 // said so
 	}

@@ -6,7 +6,7 @@ package config
 type Expire struct {
 	// KeepBackups is how many of the newest good backups are kept. With
 	// keep_for as well, a backup goes when neither keeps it.
-	KeepBackups int `yaml:"keep_backups"`
+	KeepBackups Count `yaml:"keep_backups"`
 	// KeepFor is the age up to which backups are kept, such as 30d.
 	KeepFor Duration `yaml:"keep_for"`
 	// RecoveryWindow is how far back recovery to any point in time must be

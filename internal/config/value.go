@@ -26,6 +26,24 @@ func decodeText(v interface{ UnmarshalText([]byte) error }, node ast.Node) error
 	return nil
 }
 
+// Count is a whole number. As a plain int, of 2.9 backups that are to be kept two
+// would be, and of 010 eight.
+type Count int
+
+// UnmarshalYAML implements yaml.NodeUnmarshaler.
+func (c *Count) UnmarshalYAML(node ast.Node) error { return decodeText(c, node) }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (c *Count) UnmarshalText(text []byte) error {
+	s := strings.TrimSpace(string(text))
+	n, err := strconv.Atoi(s)
+	if err != nil || strconv.Itoa(n) != s {
+		return fmt.Errorf("%q is not a whole number", text)
+	}
+	*c = Count(n)
+	return nil
+}
+
 // Bytes is a size in bytes, written as a number with an optional unit: B, kB,
 // MB, GB, TB, each 1024 of the one before, as PostgreSQL's settings count.
 type Bytes int64
