@@ -167,7 +167,7 @@ func printCaughtUp(w io.Writer, p catchup.Plan, r catchup.Result) {
 // middle of it.
 func (n *node) patroniAway(ctx context.Context, dir string) error {
 	p, known, err := n.patroni()
-	if err != nil || !known || p.Postgres.DataDir != dir || p.RESTAPI.URL() == "" {
+	if err != nil || !known || !sameDir(p.Postgres.DataDir, dir) || p.RESTAPI.URL() == "" {
 		return nil // there is none, or it is not about this directory
 	}
 	c, err := rest.New(p.Ctl, 0)
