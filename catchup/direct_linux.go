@@ -14,6 +14,17 @@ import (
 // others use.
 const directFlag = unix.O_DIRECT
 
+// startWriteBack has the kernel begin to write out a file, so that the sync that
+// comes later finds most of it done. It says nothing of how that goes: the sync
+// does.
+func startWriteBack(f *os.File) {
+	c, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
+	c.Control(func(fd uintptr) { unix.SyncFileRange(int(fd), 0, 0, unix.SYNC_FILE_RANGE_WRITE) })
+}
+
 // reserve asks for the file's blocks at once, which keeps it in one piece and
 // finds a full disk early. It leaves a file of that size. A file system that
 // cannot reserve is asked for nothing more than the size.

@@ -24,7 +24,8 @@ func (r *runner) stageInPlace(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := r.fetchInPlace(ctx, d); err != nil {
+	err = r.besideWAL(ctx, func(ctx context.Context) error { return r.fetchInPlace(ctx, d) })
+	if err != nil {
 		return err
 	}
 	return r.rest(ctx)

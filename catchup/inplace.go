@@ -18,9 +18,9 @@ import (
 //	changes   .pgtender/changes: the pages that count as changed, the files that grow
 //	state     .pgtender/state.json names the run, its backup and the lower bound
 //	park      pg_control goes to .pgtender: from here on no server starts
-//	save      WAL that only this data has
-//	prune     what the backup does not have is removed, pg_wal and its kin emptied
-//	fetch     pages and files, synced and noted in .pgtender/journal
+//	prune     what the backup does not have is removed
+//	fetch     pages and files, synced and noted in .pgtender/journal; meanwhile WAL
+//	          that only this data has is saved, and then pg_wal and its kin emptied
 //	WAL, finish, commit    as in a restore
 //
 // A kill before the state leaves a data directory as it was. One between state
@@ -72,10 +72,6 @@ func (r *runner) converge(ctx context.Context) (*delta, error) {
 		return nil, err
 	}
 	r.step("parked")
-	if err := r.saveWAL(ctx); err != nil {
-		return nil, err
-	}
-	r.step("saved")
 	if err := r.prune(ctx); err != nil {
 		return nil, err
 	}

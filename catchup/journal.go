@@ -78,10 +78,10 @@ type journal struct {
 }
 
 const (
-	syncers    = 8 // files synced at a time: the file system commits them together
+	syncers    = 32 // files synced at a time: the file system commits them together
 	batchFiles = 1024
 	batchBytes = 256 << 20
-	batchAge   = 500 * time.Millisecond
+	batchAge   = 50 * time.Millisecond
 )
 
 // openJournal opens the run's journal, and reads it if an earlier process of

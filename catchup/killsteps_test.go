@@ -25,7 +25,7 @@ import (
 // stepsOf gives the steps of a run, in order: old data is converged in place, or
 // replaced.
 func stepsOf(rung catchup.RungName) []string {
-	first := []string{"changes", "state", "parked", "saved", "pruned", "marked"}
+	first := []string{"changes", "state", "parked", "pruned", "marked", "saved", "left"}
 	if rung == catchup.FullRestore {
 		first = []string{"state", "parked", "saved", "removed"}
 	}

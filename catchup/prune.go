@@ -16,7 +16,7 @@ import (
 
 // prune removes what the backup does not have from the directories that are the
 // server's: relations and databases of the other branch, what is left out of
-// backups, all of pg_wal. What is the operator's stays.
+// backups. What is the operator's stays; WAL is leaveWAL's.
 func (r *runner) prune(ctx context.Context) error {
 	r.meter.phase(PhaseRemoving, 0)
 	if err := r.checkPlaces(); err != nil {
@@ -40,7 +40,7 @@ func (r *runner) prune(ctx context.Context) error {
 			return err
 		}
 	}
-	return r.leavePlaces(r.state.Old)
+	return nil
 }
 
 func pathKey(name string, dir bool) repo.Digest {
@@ -65,10 +65,7 @@ func (p *pruner) top(ctx context.Context) error {
 		name := e.Name()
 		own := filepath.Join(p.dir(), name)
 		switch {
-		case ignored(name) || name == "pg_wal" && e.Type() == fs.ModeSymlink:
-			// A linked pg_wal is a place of its own.
-		case name == "pg_wal" && e.IsDir():
-			err = removeBelow(own)
+		case ignored(name) || name == "pg_wal":
 		case name == "pg_tblspc" && e.IsDir():
 			err = p.links(ctx, own)
 		case slices.Contains(signalsGone, name):
@@ -131,7 +128,7 @@ func (p *pruner) place(ctx context.Context, place Place) error {
 	case statErr != nil:
 		err = statErr
 	case place.OID == 0:
-		err = removeBelow(place.Path, markerName)
+		return nil
 	default:
 		version := filepath.Base(place.Path)
 		err = p.below(ctx, place.Path, path.Join("pg_tblspc", strconv.FormatUint(uint64(place.OID), 10), version))
@@ -164,27 +161,6 @@ func (p *pruner) below(ctx context.Context, dir, name string) error {
 		}
 		if err != nil {
 			return err
-		}
-	}
-	return nil
-}
-
-// leavePlaces empties the directories that old data had and that are not coming
-// back: those of tablespaces, and where pg_wal led to. The latter itself stays,
-// for somebody has made it for the server.
-func (r *runner) leavePlaces(old []Place) error {
-	for _, p := range old {
-		if slices.ContainsFunc(r.plan.Places, func(n Place) bool { return n.Path == p.Path }) {
-			continue
-		}
-		if err := removeBelow(p.Path); err != nil {
-			return fmt.Errorf("empty %s: %w", p.Path, err)
-		}
-		if p.OID == 0 {
-			continue
-		}
-		if err := r.files.Remove(p.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("remove tablespace directory: %w", err)
 		}
 	}
 	return nil

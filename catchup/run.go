@@ -334,7 +334,7 @@ func (r *runner) clean() error {
 	}
 	r.step("committed")
 	for _, name := range []string{journalName, oldName, controlName, changesName, replayedName} {
-		if err := r.files.Remove(workPath(r.dir(), name)); err != nil {
+		if err := os.Remove(workPath(r.dir(), name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove work files: %w", err)
 		}
 	}
@@ -350,6 +350,9 @@ func (r *runner) clean() error {
 	}
 	r.step("cleaned")
 	// Last, for it makes the next run do the rest of this.
+	if err := r.files.SyncDir(workPath(r.dir())); err != nil {
+		return fmt.Errorf("remove work files: %w", err)
+	}
 	if err := r.files.Remove(workPath(r.dir(), stateName)); err != nil {
 		return fmt.Errorf("remove state: %w", err)
 	}

@@ -10,6 +10,9 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/durable"
@@ -31,6 +34,17 @@ type tree struct {
 	// sizes remembers what size found, by the digest of the path, while nobody
 	// writes; nil: it looks each time. Not safe for concurrent use.
 	sizes map[repo.Digest]int64
+
+	mu   sync.Mutex
+	last opened // guarded by mu
+}
+
+// opened is the directory in which a file was looked for last: whoever goes through
+// a backup looks for one after the other there.
+type opened struct {
+	in  *os.Root
+	dir string
+	at  *os.Root // nil: none
 }
 
 // openTree opens the directories of a plan, which exist.
@@ -92,6 +106,12 @@ func openInPlace(dir, aside string, places []Place, b *repo.Backup) (_ *tree, er
 }
 
 func (t *tree) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.last.at != nil {
+		t.last.at.Close()
+		t.last = opened{}
+	}
 	for _, r := range t.roots() {
 		if r != nil {
 			r.Close()
@@ -254,32 +274,59 @@ func (t *tree) look(name string) int64 {
 	if err != nil || root == nil {
 		return -1
 	}
-	info, err := root.Lstat(rel)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.enter(root, path.Dir(rel)); err != nil {
+		return -1
+	}
+	info, err := t.last.at.Lstat(path.Base(rel))
 	if err != nil || !info.Mode().IsRegular() {
 		return -1
 	}
 	return info.Size()
 }
 
+// enter makes a directory the last one. The caller holds mu.
+func (t *tree) enter(root *os.Root, dir string) error {
+	if t.last.at != nil && t.last.in == root && t.last.dir == dir {
+		return nil
+	}
+	at, err := root.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	if t.last.at != nil {
+		t.last.at.Close()
+	}
+	t.last = opened{in: root, dir: dir, at: at}
+	return nil
+}
+
 // syncDirs makes the entries of all directories durable; the files are synced
 // as they become whole.
 func (t *tree) syncDirs() error {
+	g := errgroup.Group{}
+	g.SetLimit(syncers)
 	for _, root := range t.roots() {
 		err := fs.WalkDir(root.FS(), ".", func(name string, e fs.DirEntry, err error) error {
-			if err != nil || !e.IsDir() {
-				return err
+			if err == nil && e.IsDir() {
+				g.Go(func() error { return syncIn(root, name) })
 			}
-			d, err := root.Open(name)
-			if err != nil {
-				return err
-			}
-			return errors.Join(d.Sync(), d.Close())
+			return err
 		})
-		if err != nil {
+		if err := errors.Join(err, g.Wait()); err != nil {
 			return fmt.Errorf("sync directories of %s: %w", root.Name(), err)
 		}
 	}
 	return nil
+}
+
+func syncIn(root *os.Root, name string) error {
+	d, err := root.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 func (t *tree) roots() []*os.Root {

@@ -27,6 +27,11 @@ const (
 	// pages that many backups have stored come together within a window of the
 	// fetch, and the one after it begins before it ends.
 	openChunks = 2 * repo.FetchWindow / chunkSize
+	// writeBackFrom is how much of a file is written to the page cache before the
+	// disk begins with it.
+	writeBackFrom = 1 << 20
+	// heldFiles is how many files are held open at most until they are whole.
+	heldFiles = 64
 	// reserveFrom is the size from which a file's blocks are asked for at once.
 	reserveFrom = 1 << 20
 )
@@ -51,6 +56,7 @@ type writer struct {
 	mu      sync.Mutex
 	outputs map[int64]*output
 	chunks  []*chunk // oldest first
+	held    int      // outputs whose file is held open
 }
 
 // output is one file on its way.
@@ -60,7 +66,10 @@ type output struct {
 	// Guarded by writer.mu.
 	arrived int64 // bytes
 	pending int   // chunks being written, or held by somebody who copies into them
+	dirty   int   // bytes in the page cache that write-back was not begun for
 	chunks  map[int64]*chunk
+	file    *os.File // held open, as flag says; nil: each write opens it
+	flag    int
 }
 
 // chunk is an aligned part of a file that is being gathered.
@@ -93,7 +102,8 @@ func newWriter(t *tree, blockSize, workers int) *writer {
 
 // run calls fetch, which is to hand everything over by write, and returns when
 // all of that is written. The first error ends both. Call it once.
-func (w *writer) run(ctx context.Context, fetch func(context.Context) error) error {
+func (w *writer) run(ctx context.Context, fetch func(context.Context) error) (err error) {
+	defer func() { err = errors.Join(err, w.closeHeld()) }()
 	g, ctx := errgroup.WithContext(ctx)
 	for range w.flushers {
 		g.Go(func() error {
@@ -307,6 +317,9 @@ func (w *writer) flush(c *chunk) error {
 	if !last {
 		return nil
 	}
+	if err := w.release(o); err != nil {
+		return err
+	}
 	if err := w.settle(o); err != nil {
 		return err
 	}
@@ -325,11 +338,13 @@ func (w *writer) put(c *chunk) error {
 }
 
 func (w *writer) putRuns(c *chunk, flag int) (err error) {
-	f, err := w.tree.open(c.out.entry.Path, os.O_WRONLY|flag)
+	f, held, err := w.hold(c.out, flag)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
+	if !held {
+		defer func() { err = errors.Join(err, f.Close()) }()
+	}
 	for _, r := range c.have {
 		to := r.to
 		if flag != 0 && to%alignment != 0 {
@@ -342,7 +357,73 @@ func (w *writer) putRuns(c *chunk, flag int) (err error) {
 		}
 		w.wrote(r.to - r.from)
 	}
+	if flag == 0 && w.dirtied(c) {
+		startWriteBack(f)
+	}
 	return nil
+}
+
+// hold opens the file of an output for writing, and reports whether it is held open
+// for the chunks to come; else the caller closes it.
+func (w *writer) hold(o *output, flag int) (f *os.File, held bool, err error) {
+	w.mu.Lock()
+	f = o.file
+	held = f != nil && o.flag == flag
+	w.mu.Unlock()
+	if held {
+		return f, true, nil
+	}
+	if f, err = w.tree.open(o.entry.Path, os.O_WRONLY|flag); err != nil {
+		return nil, false, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if o.file == nil && w.held < heldFiles {
+		o.file, o.flag, held = f, flag, true
+		w.held++
+	}
+	return f, held, nil
+}
+
+// release closes the file of an output that nobody writes to any more.
+func (w *writer) release(o *output) error {
+	w.mu.Lock()
+	f := o.file
+	if f != nil {
+		o.file = nil
+		w.held--
+	}
+	w.mu.Unlock()
+	if f == nil {
+		return nil
+	}
+	if err := f.Close(); err != nil {
+		return fmt.Errorf("write %s: %w", o.entry.Path, err)
+	}
+	return nil
+}
+
+// closeHeld closes the files that an error has left open.
+func (w *writer) closeHeld() (err error) {
+	for _, o := range w.outputs {
+		err = errors.Join(err, w.release(o))
+	}
+	return err
+}
+
+// dirtied counts what a chunk has left in the page cache, and reports whether the
+// kernel should begin to write the file out: what is left to the sync at the end is
+// waited for with nothing else to do.
+func (w *writer) dirtied(c *chunk) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	o := c.out
+	o.dirty += c.filled
+	if o.dirty < writeBackFrom {
+		return false
+	}
+	o.dirty = 0
+	return true
 }
 
 // settle gives a written file its size and compares its digest, if the backup
