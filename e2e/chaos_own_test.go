@@ -57,8 +57,46 @@ func (a *ownArchiver) judge(t *testing.T, c *chaos, leader *lab.Node, log, lacks
 	if fresh {
 		// What comes before a hole leads nowhere any more. Who is to back up must
 		// not change between one member's election and the next one's.
-		c.WaitSyncStandby()
+		c.giveUpStranded(t, leader)
 		a.base = c.backup(t)
+	}
+}
+
+// giveUpStranded waits for a synchronous standby. A member that has not replayed
+// what is missing now will never be one: where nothing guarantees an archive
+// without holes, it is removed, to be made anew from the next backup.
+func (c *chaos) giveUpStranded(t *testing.T, leader *lab.Node) {
+	t.Helper()
+	stranded := func(n *lab.Node) bool {
+		recent := n.Log(60)
+		for name := range c.holes {
+			if strings.Contains(recent, "requested WAL segment "+name+" has already been removed") {
+				return true
+			}
+		}
+		return false
+	}
+	given := false
+	waitFor(t, "a synchronous standby", func() bool {
+		if _, err := c.SyncStandby(t.Context()); err == nil {
+			return true
+		}
+		for _, n := range c.Nodes {
+			if c.mode.guaranteed || n == leader || !n.Running() || !stranded(n) {
+				continue
+			}
+			t.Logf("%s cannot go on without what is missing", n.Name)
+			c.die(n)
+			if err := n.Wipe(); err != nil {
+				t.Fatal(err)
+			}
+			c.Expire(n)
+			given = true
+		}
+		return given
+	})
+	if !given {
+		c.WaitSyncStandby()
 	}
 }
 
