@@ -40,7 +40,7 @@ func (r *runner) finish() error {
 // written under one.
 func (r *runner) sweep() error {
 	wal := r.at("pg_wal")
-	dirs := []string{r.at("."), workPath(r.dir()), workPath(r.dir(), stageName), wal, filepath.Join(wal, "archive_status")}
+	dirs := []string{r.at("."), workPath(r.dir()), workPath(r.dir(), stageName), wal, filepath.Join(wal, "archive_status"), SavedWAL(r.dir()), workPath(r.dir(), savedName)}
 	for _, p := range r.plan.Places {
 		dirs = append(dirs, p.Path)
 	}

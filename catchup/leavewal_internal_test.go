@@ -86,6 +86,28 @@ func TestOldWALIsRemovedFirstWhereItsRoomIsNeeded(t *testing.T) {
 	}
 }
 
+func TestWhatAKilledRunHalfSavedIsRemoved(t *testing.T) {
+	r, _ := leaving(t, 1)
+	for _, dir := range []string{SavedWAL(r.dir()), workPath(r.dir(), savedName)} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"000000010000000000000001", ".000000010000000000000002.1.pgtender-tmp"} {
+			if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := r.sweep(); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{SavedWAL(r.dir()), workPath(r.dir(), savedName)} {
+		if diff := cmp.Diff([]string{"000000010000000000000001"}, below(t, dir)); diff != "" {
+			t.Errorf("%s (-want +got)\n%s", dir, diff)
+		}
+	}
+}
+
 // A segment without a mark would seem to be what was being written.
 func TestMarksStayUntilTheirSegmentsAreGone(t *testing.T) {
 	r, wal := leaving(t, 1)
