@@ -266,7 +266,7 @@ func (t *run) divide(ctx context.Context, files []*file, c *copier) error {
 	if t.blocks == nil {
 		c.selector.fresh = freshDatabases(&t.parent.Backup, files)
 	}
-	c.overlays = &overlays{parent: t.parent}
+	c.overlays = overlaysOn(t.parent)
 	t.total = c.selector.distribute(files)
 	return nil
 }

@@ -123,10 +123,19 @@ func (w *worker) readPages(ctx context.Context, out *scatter, h *os.File, cache 
 const noLSN = pg.LSN(1)
 
 // scanPages reads all pages and stores those that may have changed since the
-// parent's start: a page's LSN is the end of the last record that changed it.
+// parent's start: a page's LSN is the end of the last record that changed it. That
+// is so while checksums or wal_log_hints are on, and nothing tells whether they
+// were off for a while since the parent. So what is kept must hash to what the
+// parent stored, too: vacuum marks a page all-visible without a new LSN then, and
+// the visibility map, which is stored whole, would say so of the parent's page
+// that knows nothing of it.
 func (w *worker) scanPages(ctx context.Context, out *scatter, h *os.File, cache *cacheWatch, off, n int64) error {
 	f, size := out.file, int64(w.blockSize)
 	since := w.selector.parent.Start.LSN
+	stored, err := w.parentHashes(ctx, f, off, n)
+	if err != nil {
+		return err
+	}
 	for end := off + n; off < end; {
 		buf := w.buf[:min(int64(len(w.buf)), end-off)]
 		cache.prefetch(off+int64(len(buf)), min(int64(len(w.buf)), end-off-int64(len(buf))))
@@ -134,8 +143,8 @@ func (w *worker) scanPages(ctx context.Context, out *scatter, h *os.File, cache 
 			return err
 		}
 		taken := func(i int64) bool {
-			lsn := pg.Page(buf[i : i+size]).LSN()
-			return off+i >= f.base.Size || lsn <= noLSN || lsn >= since
+			page := pg.Page(buf[i : i+size])
+			return page.LSN() <= noLSN || page.LSN() >= since || !stored.equal((off+i)/size, page)
 		}
 		for i := int64(0); i < int64(len(buf)); {
 			j := i
@@ -150,6 +159,55 @@ func (w *worker) scanPages(ctx context.Context, out *scatter, h *os.File, cache 
 		off += int64(len(buf))
 	}
 	return nil
+}
+
+// pageHashes are those of the parent's pages of a part of a file.
+type pageHashes struct {
+	first  int64 // page
+	hashes []uint64
+	known  []bool
+}
+
+// equal reports whether the parent has the page with this content.
+func (p *pageHashes) equal(number int64, page pg.Page) bool {
+	i := number - p.first
+	return i < int64(len(p.known)) && p.known[i] && p.hashes[i] == repo.PageHash(page)
+}
+
+// parentHashes finds the hashes of the parent's pages in n bytes of a file from
+// off on; of none where what is stored of them is damaged.
+func (w *worker) parentHashes(ctx context.Context, f *file, off, n int64) (pageHashes, error) {
+	size := int64(w.blockSize)
+	first, pages := off/size, max(0, min(n, f.base.Size-off))/size
+	out := pageHashes{first: first, hashes: make([]uint64, pages), known: make([]bool, pages)}
+	if pages == 0 {
+		return out, nil
+	}
+	within := func(p uint32) bool { return int64(p) >= first && int64(p) < first+pages }
+	wants := func(yield func(repo.Want, error) bool) { yield(repo.Want{Entry: *f.base, Pages: within}, nil) }
+	err := func() error {
+		for r, err := range w.overlays.parent.Locate(ctx, wants) {
+			if err != nil {
+				return err
+			}
+			hashes, err := w.overlays.hashes.Of(ctx, &r)
+			if err != nil {
+				return err
+			}
+			for i, hash := range hashes {
+				if r.Live>>i&1 == 1 {
+					at := int64(r.Page(i)) - first
+					out.hashes[at], out.known[at] = hash, true
+				}
+			}
+		}
+		return nil
+	}()
+	if damaged(err) {
+		w.pages.log.WarnContext(ctx, "the parent backup is damaged; pages of the file are stored anew", "file", f.entry.Path, "error", err)
+		return pageHashes{}, nil
+	}
+	return out, err
 }
 
 // scatter puts pages that come in ascending order into frames: full frames of

@@ -182,7 +182,7 @@ func (l *line) backUp(t *testing.T) {
 		if l.byLSN {
 			c.selector.blocks, c.selector.fresh = nil, freshDatabases(&parent.Backup, files)
 		}
-		c.overlays = &overlays{parent: parent}
+		c.overlays = overlaysOn(parent)
 		expected := c.selector.distribute(files)
 		defer func() {
 			// What is read twice is what turned out to be new.

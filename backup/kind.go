@@ -138,7 +138,9 @@ func unfitParent(b *repo.Backup, from beginning) string {
 
 // scanSafe reports whether page LSNs tell which pages changed since b: every
 // change of a page, hint bits included, must then move its LSN. Without
-// checksums and wal_log_hints, vacuum marks pages all-visible without it.
+// checksums and wal_log_hints, vacuum marks pages all-visible without it. Both
+// may have been off between the two, so the pages that are kept are compared too:
+// see scanPages.
 func scanSafe(b *repo.Backup, c pg.Control) bool {
 	return c.Checksums() && b.ChecksumVersion != 0 || c.WALLogHints && b.WALLogHints
 }

@@ -15,10 +15,15 @@ import (
 // at a time.
 type overlays struct {
 	parent *repo.Manifest
+	hashes *repo.PageHashes // of the parent's pages
 
 	mu    sync.Mutex
 	batch []overlay // waiting
 	pages int64     // in their maps
+}
+
+func overlaysOn(parent *repo.Manifest) *overlays {
+	return &overlays{parent: parent, hashes: parent.PageHashes()}
 }
 
 // overlay is a file whose changed pages are stored.

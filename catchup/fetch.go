@@ -33,7 +33,7 @@ func (r *runner) stageInPlace(ctx context.Context) error {
 
 // fetchInPlace brings the pages and files that the directory lacks.
 func (r *runner) fetchInPlace(ctx context.Context, d *delta) error {
-	h := &hashes{runner: r, delta: d, entries: map[int64]repo.Entry{}, packs: map[repo.PackRef]*packHashes{}}
+	h := &hashes{runner: r, delta: d, entries: map[int64]repo.Entry{}, stored: r.manifest.PageHashes()}
 	return r.bring(ctx, 0, func(ctx context.Context, j *journal, w *writer) iter.Seq2[repo.Read, error] {
 		w.buffered.Store(true) // scattered pages are for the kernel to sort
 		h.writer, h.journal = w, j

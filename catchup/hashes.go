@@ -26,15 +26,8 @@ type hashes struct {
 	journal *journal
 
 	entries map[int64]repo.Entry // by file number: awaited, not seen yet
-	packs   map[repo.PackRef]*packHashes
-	order   []repo.PackRef // of packs, the oldest first
+	stored  *repo.PageHashes
 }
-
-// packHashes are the page hashes of a pack by the offset of the frame.
-type packHashes map[uint64][]uint64
-
-// keptPacks is how many packs' hashes are in memory: some 200 KB each.
-const keptPacks = 128
 
 // await notes a file whose pages are to be compared.
 func (h *hashes) await(e *repo.Entry) { h.entries[int64(e.File)] = *e }
@@ -152,7 +145,7 @@ func (h *hashes) pages(ctx context.Context, reads []repo.Read) ([]hashedPage, er
 	var out []hashedPage
 	for i := range reads {
 		r := &reads[i]
-		want, err := h.hashesOf(ctx, r)
+		want, err := h.stored.Of(ctx, r)
 		if err != nil {
 			return nil, err
 		}
@@ -227,43 +220,3 @@ func (h *hashes) compare(ctx context.Context, f io.ReaderAt, e *repo.Entry, run 
 }
 
 var runBuffers = sync.Pool{New: func() any { return new([]byte) }}
-
-// hashesOf gives the hashes of a frame's pages.
-func (h *hashes) hashesOf(ctx context.Context, r *repo.Read) ([]uint64, error) {
-	ref := repo.PackRef{Backup: r.Backup, Number: r.Pack}
-	p := h.packs[ref]
-	if p == nil {
-		var err error
-		if p, err = h.readPack(ctx, ref); err != nil {
-			return nil, err
-		}
-		if len(h.order) == keptPacks {
-			delete(h.packs, h.order[0])
-			h.order = h.order[1:]
-		}
-		h.packs[ref], h.order = p, append(h.order, ref)
-	}
-	found := (*p)[r.Offset]
-	if len(found) != int(r.Count) {
-		return nil, &repo.CorruptError{Offset: int64(r.Offset), What: fmt.Sprintf("the index of pack %s has %d page hashes for a frame of %d pages", ref, len(found), r.Count)}
-	}
-	return found, nil
-}
-
-func (h *hashes) readPack(ctx context.Context, ref repo.PackRef) (*packHashes, error) {
-	for _, pack := range h.manifest.Packs {
-		if pack.PackRef != ref {
-			continue
-		}
-		index, err := h.opts.Repo.ReadPackIndex(ctx, pack)
-		if err != nil {
-			return nil, fmt.Errorf("read page hashes: %w", err)
-		}
-		out := packHashes{}
-		for i := range index.Frames {
-			out[index.Frames[i].Offset] = index.Frames[i].Hashes
-		}
-		return &out, nil
-	}
-	return nil, &repo.CorruptError{Offset: -1, What: fmt.Sprintf("pack %s is not in the backup's list", ref)}
-}
