@@ -11,7 +11,8 @@ import (
 	"strings"
 )
 
-// bench does everything and gives the report.
+// bench does everything and gives the report, with an error too: of what was
+// measured until then.
 func bench(ctx context.Context, o options, note io.Writer) (report *Report, err error) {
 	m, done, err := newMachine(o, note)
 	if err != nil {
@@ -37,6 +38,14 @@ func bench(ctx context.Context, o options, note io.Writer) (report *Report, err 
 	if c.want, err = m.server.content(ctx); err != nil {
 		return nil, err
 	}
+	err = c.jobs(ctx, tools)
+	c.report.summarize()
+	return c.report, err
+}
+
+// jobs runs those that are wanted, one after the other.
+func (c *comparison) jobs(ctx context.Context, tools []tool) error {
+	o := c.opts
 	for round := range o.runs {
 		if !o.does("backup") && !o.does("restore") {
 			break
@@ -44,7 +53,7 @@ func bench(ctx context.Context, o options, note io.Writer) (report *Report, err 
 		for i := range tools {
 			// The first place is everybody's in turn.
 			if err := c.round(ctx, round, tools[(i+round)%len(tools)]); err != nil {
-				return nil, err
+				return err
 			}
 		}
 	}
@@ -54,7 +63,7 @@ func bench(ctx context.Context, o options, note io.Writer) (report *Report, err 
 		}
 		for i := range tools {
 			if err := c.incremental(ctx, round, tools[(i+round)%len(tools)]); err != nil {
-				return nil, err
+				return err
 			}
 		}
 	}
@@ -65,38 +74,37 @@ func bench(ctx context.Context, o options, note io.Writer) (report *Report, err 
 			}
 			for i := range tools {
 				if err := c.comeBack(ctx, round, tools[(i+round)%len(tools)], kind); err != nil {
-					return nil, err
+					return err
 				}
 			}
 		}
 	}
 	if o.does("push") {
 		if err := c.push(ctx, tools, o.segments); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if o.does("backlog") {
 		if err := c.backlog(ctx, tools, o.backlog, nil); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if o.does("backlog-s3") {
-		far, stop, err := m.startRemote(ctx, o.delay)
+		far, stop, err := c.startRemote(ctx, o.delay)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		defer stop()
 		if err := c.backlog(ctx, tools, o.backlog, far); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if o.does("recovery") {
 		if err := c.recovery(ctx, tools, o.backlog); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	c.report.summarize()
-	return c.report, nil
+	return nil
 }
 
 // tools finds the programs; a peer that is not installed is left out.

@@ -188,12 +188,8 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 		return 2
 	}
 	report, err := bench(ctx, o, errOut)
-	if err == nil && o.asJSON {
-		err = report.writeJSON(out)
-	} else if err == nil && o.sizes != "" {
-		err = report.writeChains(out, o.incrementals)
-	} else if err == nil {
-		err = report.writeTable(out)
+	if report != nil {
+		err = errors.Join(err, report.write(out, o))
 	}
 	if err != nil {
 		fmt.Fprintln(errOut, err)

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// patience is how long a server may take for anything.
+// patience is how long a server may take for anything but recovery.
 const patience = 2 * time.Minute
 
 // postgres is a running server that is reached through a socket in the bench's
@@ -65,7 +65,7 @@ func (m *machine) startPostgres(ctx context.Context, dataDir string, port int, s
 	if err := <-started; err != nil {
 		return nil, fmt.Errorf("start PostgreSQL in %s: %w", dataDir, err)
 	}
-	err = p.wait(ctx, "SELECT NOT pg_is_in_recovery()")
+	err = p.until(ctx, "SELECT NOT pg_is_in_recovery()")
 	if err == nil {
 		err = p.answered()
 	}
@@ -108,10 +108,15 @@ func (p *postgres) sql(ctx context.Context, statements string) (string, error) {
 		"-h", p.m.dir, "-p", strconv.Itoa(p.port), "-U", "postgres", "-d", "postgres", "-c", statements)
 }
 
-// wait waits until a query gives true.
+// wait waits until a query gives true, for as long as patience lasts.
 func (p *postgres) wait(ctx context.Context, query string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	return p.until(ctx, query)
+}
+
+// until waits until a query gives true, or the server ends.
+func (p *postgres) until(ctx context.Context, query string) error {
 	for {
 		answer, err := p.sql(ctx, query)
 		if err == nil && answer == "t" {

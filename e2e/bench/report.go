@@ -71,6 +71,17 @@ type Ratios struct {
 	Stored float64 `json:"stored"`
 }
 
+// write prints the report as it was asked for.
+func (r *Report) write(out io.Writer, o options) error {
+	switch {
+	case o.asJSON:
+		return r.writeJSON(out)
+	case o.sizes != "":
+		return r.writeChains(out, o.incrementals)
+	}
+	return r.writeTable(out)
+}
+
 func newReport(tools []tool, skipped []string, o options) *Report {
 	r := &Report{SizeMB: o.size, Wide: o.wide, Rounds: o.runs, Workers: o.workers, Cold: o.cold, Processors: runtime.NumCPU(), Tools: map[string]string{}, Skipped: skipped}
 	for _, t := range tools {
