@@ -65,12 +65,36 @@ func (c *catchups) formerLeader(t *testing.T) {
 	on.Exec(t, "DELETE FROM plain WHERE i % 11 = 3")
 	pages := c.pagesRead(t, replica)
 	c.StartNode(leader)
+	c.noticed(t, leader, replica)
 	c.returned(t, leader, catchup.ByMaps, pages)
 	if saved, err := filepath.Glob(filepath.Join(catchup.SavedWAL(leader.DataDir), "*")); err != nil || len(saved) == 0 {
 		t.Errorf("WAL that only the old leader had was not kept: %v", err)
 	}
 	if !strings.Contains(leader.Log(1<<20), "what only this member has is given up") {
 		t.Error("what was lost is not told")
+	}
+}
+
+// noticed waits until Patroni sees that a former leader has diverged. Patroni 3.0
+// asks the server for its timeline; where WAL was streamed already, past the place
+// at which replay is stuck, the server names the leader's, and Patroni is content
+// for ever. Then somebody has to ask.
+func (c *catchups) noticed(t *testing.T, former, now *lab.Node) {
+	t.Helper()
+	content := fmt.Sprintf("no action. I am (%s), a secondary", former.Name)
+	before := strings.Count(former.Log(1<<20), content)
+	asked := false
+	waitFor(t, "Patroni to notice that "+former.Name+" has diverged", func() bool {
+		log := former.Log(1 << 20)
+		if strings.Contains(log, "diverged timelines") || ways(former, catchup.ByMaps) > 0 {
+			return true
+		}
+		asked = strings.Count(log, content) >= before+5
+		return asked
+	})
+	if asked {
+		t.Logf("Patroni does not notice that %s has diverged", former.Name)
+		c.must(t, now, "catchup", "--member", former.Name)
 	}
 }
 
