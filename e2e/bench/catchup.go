@@ -120,8 +120,13 @@ func (c *comparison) leaveBehind(ctx context.Context, round int, x catcher, k co
 	if pages, err = c.server.touch(ctx, c.opts.pages); err != nil {
 		return 0, err
 	}
-	c.turn++ // what touch changes shows in no row
-	if _, err := c.server.sql(ctx, fmt.Sprintf("CREATE TABLE IF NOT EXISTS turn (n int); INSERT INTO turn VALUES (%d)", c.turn)); err != nil {
+	// What touch changes shows in no row. In a folder that is kept the turns of
+	// earlier runs are there.
+	turn, err := c.server.sql(ctx, "CREATE TABLE IF NOT EXISTS turn (n int); INSERT INTO turn SELECT coalesce(max(n), 0) + 1 FROM turn RETURNING n")
+	if err != nil {
+		return 0, err
+	}
+	if c.turn, err = strconv.Atoi(turn); err != nil {
 		return 0, err
 	}
 	if err := c.server.archiveWith(ctx, archive); err != nil {
