@@ -21,7 +21,7 @@ func inspect(ctx context.Context, o Options, conn *server.Conn) (Facts, error) {
 	if _, f.Control, err = pg.ReadControl(ctx, o.DataDir); err != nil {
 		return f, err
 	}
-	f.SameDataDir = sameDir(o.DataDir, f.Server.DataDirectory)
+	f.SameDataDir = pg.SameDir(o.DataDir, f.Server.DataDirectory)
 	f.Unreadable = readable(o.DataDir)
 	if f.Server.InRecovery && o.Primary != nil {
 		f.PrimaryError = inspectPrimary(ctx, o, &f)
@@ -46,16 +46,6 @@ func inspectPrimary(ctx context.Context, o Options, f *Facts) error {
 	}
 	f.MaySwitch = rows[0][0] == "t"
 	return nil
-}
-
-// sameDir reports whether two paths lead to one directory.
-func sameDir(a, b string) bool {
-	x, err := os.Stat(a)
-	if err != nil {
-		return false
-	}
-	y, err := os.Stat(b)
-	return err == nil && os.SameFile(x, y)
 }
 
 // readable tries the places whose rights differ where somebody but the owner

@@ -182,21 +182,22 @@ func (e *absentError) Error() string        { return fmt.Sprintf("the repository
 func (e *absentError) Hint() string         { return "pgtender info lists the backups" }
 func (e *absentError) Is(target error) bool { return target == storage.ErrNotExist }
 
-// latest gives the time for another event about a backup: the present, or just
-// behind what was said before, by a host whose clock is ahead. Of two events the
-// one with the later time counts.
-func latest(ctx context.Context, r *repo.Repo, kind string, id repo.BackupID) (time.Time, error) {
+// say stores another event about a backup. Of two events the one with the later
+// time counts, so its time is the present, or just behind what was said before, by
+// a host whose clock is ahead.
+func say(ctx context.Context, r *repo.Repo, said repo.Event) error {
 	events, err := r.Events(ctx)
 	if err != nil {
-		return time.Time{}, err
+		return err
 	}
-	at := time.Now()
+	said.Time = time.Now()
 	for _, e := range events {
-		if e.Err == nil && e.Kind == kind && e.Subject == id.String() && !e.Time.Before(at) {
-			at = e.Time.Add(time.Millisecond)
+		if e.Err == nil && e.Kind == said.Kind && e.Subject == said.Subject && !e.Time.Before(said.Time) {
+			said.Time = e.Time.Add(time.Millisecond)
 		}
 	}
-	return at, nil
+	_, err = r.PutEvent(ctx, said)
+	return err
 }
 
 // SetPin pins a backup, in place of a pin that it has. A condemned backup is
@@ -208,18 +209,14 @@ func SetPin(ctx context.Context, r *repo.Repo, id repo.BackupID, p Pin) error {
 	case s.Status == Pending:
 		return finding.WithHint(fmt.Errorf("pin backup %s: it waits for its WAL, and is no backup yet", id), "pin it once it is complete")
 	}
-	at, err := latest(ctx, r, eventPin, id)
-	if err != nil {
-		return fmt.Errorf("pin backup %s: %w", id, err)
-	}
-	e := repo.Event{Kind: eventPin, Subject: id.String(), Time: at, Text: p.Reason, Data: map[string]string{}}
+	e := repo.Event{Kind: eventPin, Subject: id.String(), Text: p.Reason, Data: map[string]string{}}
 	if !p.Until.IsZero() {
 		e.Data[pinUntil] = p.Until.UTC().Format(time.RFC3339)
 	}
 	if p.By != "" {
 		e.Data[keyBy] = p.By
 	}
-	if _, err := r.PutEvent(ctx, e); err != nil {
+	if err := say(ctx, r, e); err != nil {
 		return fmt.Errorf("pin backup %s: %w", id, err)
 	}
 	// The pin first, then the condemnations: one that comes later comes from an
@@ -253,10 +250,7 @@ func RemovePin(ctx context.Context, r *repo.Repo, id repo.BackupID, by string) e
 	if _, err := exists(ctx, r, id); err != nil {
 		return fmt.Errorf("take the pin off: %w", err)
 	}
-	at, err := latest(ctx, r, eventPin, id)
-	if err == nil {
-		_, err = r.PutEvent(ctx, repo.Event{Kind: eventPin, Subject: id.String(), Time: at, Data: map[string]string{pinRemoved: "true", keyBy: by}})
-	}
+	err := say(ctx, r, repo.Event{Kind: eventPin, Subject: id.String(), Data: map[string]string{pinRemoved: "true", keyBy: by}})
 	if err != nil {
 		return fmt.Errorf("take the pin off backup %s: %w", id, err)
 	}
@@ -273,11 +267,7 @@ func Annotate(ctx context.Context, r *repo.Repo, id repo.BackupID, notes map[str
 			return fmt.Errorf("annotate backup %s: a note without a name", id)
 		}
 	}
-	at, err := latest(ctx, r, eventAnnotation, id)
-	if err == nil {
-		_, err = r.PutEvent(ctx, repo.Event{Kind: eventAnnotation, Subject: id.String(), Time: at, Data: notes})
-	}
-	if err != nil {
+	if err := say(ctx, r, repo.Event{Kind: eventAnnotation, Subject: id.String(), Data: notes}); err != nil {
 		return fmt.Errorf("annotate backup %s: %w", id, err)
 	}
 	return nil

@@ -306,7 +306,8 @@ func (v *verifier) wal(ctx context.Context) error {
 }
 
 // timelines makes sure that the history of each timeline is there of which WAL
-// is: recovery could not follow it, and nothing would miss that WAL.
+// is: recovery could not follow it, and nothing would miss that WAL. In depth it
+// looks at what indexes that WAL, too.
 func (v *verifier) timelines(ctx context.Context) error {
 	known, err := v.o.Repo.Histories(ctx)
 	if err != nil {
@@ -323,18 +324,27 @@ func (v *verifier) timelines(ctx context.Context) error {
 		if !v.o.Deep {
 			continue
 		}
-		groups, err := v.o.Repo.WALIndexGroups(ctx, i)
-		if err != nil {
+		if err := v.indexes(ctx, i); err != nil {
 			return err
 		}
-		for _, g := range groups {
-			switch _, err := v.o.Repo.ReadWALIndex(ctx, i, g); {
-			case err == nil, errors.Is(err, storage.ErrNotExist): // gone since it was listed
-			case broken(err):
-				v.Faults = append(v.Faults, fmt.Sprintf("index of archived WAL, which can be removed: %v", err))
-			default:
-				return err
-			}
+	}
+	return nil
+}
+
+// indexes reads the index objects of an incarnation's WAL, be it of the surviving
+// history or not.
+func (v *verifier) indexes(ctx context.Context, i repo.Incarnation) error {
+	groups, err := v.o.Repo.WALIndexGroups(ctx, i)
+	if err != nil {
+		return err
+	}
+	for _, g := range groups {
+		switch _, err := v.o.Repo.ReadWALIndex(ctx, i, g); {
+		case err == nil, errors.Is(err, storage.ErrNotExist): // gone since it was listed
+		case broken(err):
+			v.Faults = append(v.Faults, fmt.Sprintf("index of archived WAL, which can be removed: %v", err))
+		default:
+			return err
 		}
 	}
 	return nil

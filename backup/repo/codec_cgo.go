@@ -57,11 +57,8 @@ type libzstd struct {
 	dec   zstd.Ctx
 }
 
-// hasBrief: compress makes a difference between brief matches and others.
-const hasBrief = true
-
-// HasHaste reports whether [Repo.Hastily] makes a difference in this build.
-const HasHaste = true
+// hasSearch: compress makes a difference between ways to search.
+const hasSearch = true
 
 // searches are the settings of each way to search at level 1.
 var searches = [...]struct{ hashLog, minMatch, targetLength C.int }{

@@ -2,9 +2,6 @@
 
 package repo
 
-const hasBrief = false
-
-// HasHaste: see Repo.Hastily.
-const HasHaste = false
+const hasSearch = false
 
 func newCompressor() compressor { return newPureZstd() }

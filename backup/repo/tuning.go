@@ -65,5 +65,5 @@ func searchFor(brief bool) search {
 // on them.
 func (t *tuning) due(file uint32, n, level int) bool {
 	t.since += n
-	return hasBrief && level == 1 && (!t.begun || t.since >= trialEvery || file != t.file && t.since >= trialAtLeast)
+	return hasSearch && level == 1 && (!t.begun || t.since >= trialEvery || file != t.file && t.since >= trialAtLeast)
 }

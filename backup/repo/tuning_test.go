@@ -59,7 +59,7 @@ func TestAFrameIsCompressedTheWayThatSuitsItsFile(t *testing.T) {
 			}
 			last = out
 		}
-		if tune.brief != (test.brief && hasBrief) {
+		if tune.brief != (test.brief && hasSearch) {
 			t.Errorf("step %d: brief matches are %t", step, tune.brief)
 		}
 		for _, brief := range []bool{false, true} {
@@ -93,7 +93,7 @@ func TestTrialsAreFew(t *testing.T) {
 				tune.begun, tune.file, tune.since = true, file, 0
 			}
 		}
-		if !hasBrief {
+		if !hasSearch {
 			test.want = 0
 		}
 		if trials > test.want || trials < test.want*9/10 {

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/pgtender/pgtender/catchup"
 	"github.com/pgtender/pgtender/internal/finding"
+	"github.com/pgtender/pgtender/internal/pg"
 	"github.com/pgtender/pgtender/patroni"
 	"github.com/pgtender/pgtender/patroni/rest"
 )
@@ -167,7 +169,7 @@ func printCaughtUp(w io.Writer, p catchup.Plan, r catchup.Result) {
 // middle of it.
 func (n *node) patroniAway(ctx context.Context, dir string) error {
 	p, known, err := n.patroni()
-	if err != nil || !known || !sameDir(p.Postgres.DataDir, dir) || p.RESTAPI.URL() == "" {
+	if err != nil || !known || filepath.Clean(p.Postgres.DataDir) != filepath.Clean(dir) && !pg.SameDir(p.Postgres.DataDir, dir) || p.RESTAPI.URL() == "" {
 		return nil // there is none, or it is not about this directory
 	}
 	c, err := rest.New(p.Ctl, 0)

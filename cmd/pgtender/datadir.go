@@ -35,17 +35,6 @@ func standbyMode(dataDir string) bool {
 	return dataDir != "" && exists(filepath.Join(dataDir, "standby.signal"))
 }
 
-// sameDir reports whether two names are of one directory, be one of them relative
-// or a link.
-func sameDir(a, b string) bool {
-	is, err := os.Stat(a)
-	if err != nil {
-		return filepath.Clean(a) == filepath.Clean(b)
-	}
-	other, err := os.Stat(b)
-	return err == nil && os.SameFile(is, other)
-}
-
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil

@@ -70,6 +70,17 @@ func OpenDataDir(root string, layout Layout) (*DataDir, error) {
 	return d, nil
 }
 
+// SameDir reports whether two paths lead to one directory, be one of them relative
+// or a link. A path that is not there leads to none.
+func SameDir(a, b string) bool {
+	x, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	y, err := os.Stat(b)
+	return err == nil && os.SameFile(x, y)
+}
+
 func readLink(name string) (string, error) {
 	info, err := os.Lstat(name)
 	if err != nil || info.Mode().Type() != fs.ModeSymlink {

@@ -40,7 +40,6 @@ func ranges(t *testing.T, s storage.Store) {
 	}
 }
 
-// read is Get and all of its bytes.
 func sizes(t *testing.T, s storage.Store) {
 	const size = 5000
 	put(t, s, "sized", random(7, size))
@@ -52,6 +51,7 @@ func sizes(t *testing.T, s storage.Store) {
 	}
 }
 
+// read is Get and all of its bytes.
 func read(ctx context.Context, s storage.Store, key string, off, n int64) ([]byte, error) {
 	r, err := s.Get(ctx, key, off, n)
 	if err != nil {
