@@ -196,8 +196,12 @@ func (x *branched) lose(t testing.TB, old *pgtest.Cluster, work *pgtest.Workload
 	}
 	old.Exec(t, "UPDATE plain SET pad = 'lost too' WHERE i % 19 = 3", "SELECT count(pad) FROM plain")
 	x.lost++
-	if x.seed%3 == 0 {
+	switch x.seed % 3 {
+	case 0: // its WAL ends with a segment
 		old.Exec(t, "SELECT pg_switch_wal()")
+	case 2: // or well within a segment that holds nothing from before the fork
+		old.Exec(t, "SELECT pg_switch_wal()", "UPDATE plain SET pad = 'lost at last' WHERE i < 3000")
+		x.lost++
 	}
 }
 

@@ -57,17 +57,19 @@ func TestTwoServersWentOnFromOnePlace(t *testing.T) {
 	}
 }
 
-// spoiltWAL changes a byte in the member's own WAL, past the fork. To recovery
+// spoiltWAL changes bytes in the member's own WAL, past the fork. To recovery
 // that would be the end of it, and the changes from there on would be overlooked.
 func (x *branched) spoiltWAL(t *testing.T) {
 	const size = pg.DefaultSegmentSize
 	p, _ := x.chosen(t, catchup.ByMaps)
 	l := p.Local
+	last := size.Start(size.SegmentBefore(l.End))
 	for name, at := range map[string]pg.LSN{
-		"in the segment of its end": size.Start(size.SegmentBefore(l.End)) + pg.LSN(size)/64,
+		"in the segment of its end": last + (l.End-last)/2,
 		"early":                     l.Fork + 1<<18,
 	} {
 		t.Run(name, func(t *testing.T) {
+			// Far enough from the end for whole records to follow.
 			if at <= l.Fork || at+1<<16 > l.End {
 				t.Fatalf("%s is not between the fork %s and the end %s", at, l.Fork, l.End)
 			}

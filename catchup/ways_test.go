@@ -62,7 +62,8 @@ func clone(t testing.TB, from, to string) {
 	}
 }
 
-// damage changes one byte of a file of the member's.
+// damage changes 16 bytes of a file of the member's: more than lie between two
+// WAL records, where no checksum covers them (MAXALIGN, 8 bytes).
 func (x *branched) damage(t testing.TB, name string, at int64) {
 	t.Helper()
 	f, err := os.OpenFile(filepath.Join(x.old.DataDir, name), os.O_RDWR, 0)
@@ -70,11 +71,13 @@ func (x *branched) damage(t testing.TB, name string, at int64) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	b := make([]byte, 1)
+	b := make([]byte, 16)
 	if _, err := f.ReadAt(b, at); err != nil {
 		t.Fatal(err)
 	}
-	b[0] ^= 0x40
+	for i := range b {
+		b[i] ^= 0x40
+	}
 	if _, err := f.WriteAt(b, at); err != nil {
 		t.Fatal(err)
 	}
