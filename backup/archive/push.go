@@ -59,6 +59,11 @@ type PushOptions struct {
 	// Expected says that the segment is likely to be archived, so that asking
 	// first is worth a request. A wrong guess costs that request, or an upload.
 	Expected bool
+	// Grace is how long after it was written a standby's whole segment is left
+	// to the server that it streams from; meanwhile it is asked for again and
+	// again, see [DecideOffer]. 0: it is asked for once. A history file, and what
+	// is backfilled for one, is never waited for.
+	Grace time.Duration
 	// Assist says that the file is not this server's to offer, or not yet: it
 	// is stored if there is nothing under its name, and whatever else is found
 	// is an error that raises no alarm and leaves nothing in quarantine.

@@ -53,6 +53,7 @@ func (p *pusher) history(ctx context.Context, t pg.Timeline) (PushResult, error)
 	}
 	opts := p.opts
 	opts.WALDir, opts.CheckOwner = opts.walDir(), nil // the owner is checked
+	opts.Grace = 0                                    // WAL of before a failover has no other source
 	filled, err := Backfill(ctx, p.repo, h, opts)
 	result.Backfill = &filled
 	if err != nil {

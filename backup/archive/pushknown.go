@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -12,29 +13,32 @@ import (
 	"github.com/pgtender/pgtender/internal/pg"
 )
 
-// known reports whether the repository holds the segment, by one small request
-// and one reading of the file: nothing is decoded, compressed or sent. What it
-// cannot tell, a put does.
+// ask finds out whether the repository holds the segment, by one small request
+// and, if anything is there, one reading of the file: nothing is decoded,
+// compressed or sent. What it cannot tell, a put does.
 //
 // Nothing is written, so that the owner need not be asked: equal content under
 // this name is archived, whoever asks.
-func (p *pusher) known(ctx context.Context, f *segmentFile, own pg.History, name repo.WALName) (PushResult, bool) {
+func (p *pusher) ask(ctx context.Context, f *segmentFile, own pg.History, name repo.WALName) (PushResult, Answer) {
 	if name.Partial {
-		return PushResult{}, false // how much of it counts is not known before it is read
+		return PushResult{}, AnswerOther // how much of it counts is not known before it is read
 	}
 	key, ok := f.key(p.repo, own, name)
 	if !ok {
-		return PushResult{}, false
+		return PushResult{}, AnswerOther
 	}
 	there, err := p.repo.ReadWALHeader(ctx, key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return PushResult{}, AnswerAbsent
+	}
 	if err != nil {
-		return PushResult{}, false
+		return PushResult{}, AnswerOther
 	}
 	same, err := f.equals(&there)
 	if err != nil || !same {
-		return PushResult{}, false
+		return PushResult{}, AnswerOther
 	}
-	return PushResult{Name: name.String(), Incarnation: there.Incarnation, Key: key, Outcome: AlreadyArchived}, true
+	return PushResult{Name: name.String(), Incarnation: there.Incarnation, Key: key, Outcome: AlreadyArchived}, AnswerEqual
 }
 
 // equals reports whether the file holds the archived segment with header h,

@@ -24,8 +24,8 @@ func (p *pusher) segment(ctx context.Context, name repo.WALName) (PushResult, er
 		return PushResult{}, err
 	}
 	if p.opts.Expected || p.secondHand() {
-		if result, ok := p.known(ctx, f, own, name); ok {
-			return result, nil
+		if result, ok, err := p.yield(ctx, f, own, name); ok || err != nil {
+			return result, err
 		}
 	}
 	owned, begun := make(chan error, 1), time.Now()

@@ -2,6 +2,7 @@ package archive_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -22,7 +23,10 @@ import (
 	"github.com/pgtender/pgtender/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { os.Exit(archivetest.Main(m, archivetest.Options{CheckOwner: true})) }
+func TestMain(m *testing.M) {
+	more := map[string]func(context.Context, *repo.Repo, []string) error{"yield": yields}
+	os.Exit(archivetest.Main(m, archivetest.Options{CheckOwner: true, More: more}))
+}
 
 const systemID = "SELECT system_identifier FROM pg_control_system()"
 

@@ -23,7 +23,12 @@ func (a *app) archivePushCmd() *cobra.Command {
 PostgreSQL's %p. It succeeds only when the file is in the repository, verified;
 PostgreSQL repeats whatever fails. A file that is there already with the same
 content is success. Segments that wait behind it are stored along with it, in
-parallel; when PostgreSQL asks for them, one small request confirms each.`,
+parallel; when PostgreSQL asks for them, one small request confirms each.
+
+On a standby (archive_mode=always) it asks first whether the segment is there,
+and leaves it to the leader for up to 5 s, or agent.grace if that is less, after
+it was written. What waits longer than that, and what a server archives that is
+promoted or shuts down, is stored at once.`,
 		Example: "  archive_command = 'pgtender archive-push %p'",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -64,9 +69,15 @@ func (n *node) archivePush(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	opts.Path = path
+	opts.Path, opts.Grace = path, n.standbyGrace()
 	_, err = archive.PushAhead(ctx, r, opts, n.ahead(path))
 	return err
+}
+
+// standbyGrace is how long a standby with archive_mode=always leaves a segment to
+// its upstream. A push must not come to its own end before that.
+func (n *node) standbyGrace() time.Duration {
+	return min(archive.StandbyGrace, time.Duration(n.Agent.Grace), time.Duration(n.Archive.PushTimeout)/2)
 }
 
 // ahead says how much of a backlog is archived with one file.

@@ -246,7 +246,8 @@ type Agent struct {
 	// nothing. Default 16GB.
 	MaxHold Bytes `yaml:"max_hold"`
 	// Grace is how long a whole segment may wait for the leader to archive it
-	// before the agent of any member does. Default 1m.
+	// before the agent of any member does. Default 1m. A standby that archives
+	// itself, with archive_mode=always, waits 5 s at most.
 	Grace Duration `yaml:"grace"`
 	// Interval is the time between two looks at what is archived. Default 10s.
 	Interval Duration `yaml:"interval"`

@@ -23,8 +23,8 @@ type Pusher struct {
 	// WALDir is the member's pg_wal; files elsewhere are refused.
 	WALDir string
 	// Archive stores one segment, as [archive.Push] with Assist does: it leaves
-	// no trace where it fails.
-	Archive func(ctx context.Context, path string) (archive.PushResult, error)
+	// no trace where it fails. late: nobody else is to be waited for.
+	Archive func(ctx context.Context, path string, late bool) (archive.PushResult, error)
 	Ahead   archive.AheadOptions
 	Timeout time.Duration  // of one segment
 	Pacer   *archive.Pacer // that Archive uses is told what waits; nil: there is none
@@ -63,6 +63,7 @@ type job struct {
 	name   string
 	id     identity
 	begun  bool
+	late   bool
 	done   chan struct{} // closed at the end
 	result archive.PushResult
 	err    error
@@ -116,7 +117,7 @@ func (p *Pusher) waits(name string) bool {
 func (p *Pusher) Late(ctx, life context.Context, names []string) map[string]error {
 	jobs, out := map[string]*job{}, map[string]error{}
 	for _, name := range names {
-		j, err := p.start(life, name, urgency{})
+		j, err := p.start(life, name, urgency{late: true})
 		if err != nil {
 			out[name] = err
 			continue
@@ -142,6 +143,7 @@ func (j *job) wait(ctx context.Context) (archive.Outcome, error) {
 type urgency struct {
 	asked bool // somebody waits, so that it waits for no worker
 	known bool // that it was archived before, from the same file, is an answer
+	late  bool // whoever else is to archive it has had its time
 }
 
 // start makes sure that a segment is being archived, and gives the job; nil if it
@@ -162,7 +164,7 @@ func (p *Pusher) start(life context.Context, name string, how urgency) (*job, er
 	}
 	j, ok := p.jobs[name]
 	if !ok {
-		j = &job{name: name, id: id, done: make(chan struct{})}
+		j = &job{name: name, id: id, late: how.late, done: make(chan struct{})}
 		p.jobs[name] = j
 		p.queue = append(p.queue, j)
 	}
@@ -200,7 +202,7 @@ func (p *Pusher) run(life context.Context, j *job, asked bool) {
 		j.err = errFailing
 	default:
 		ctx, cancel := context.WithTimeoutCause(life, p.Timeout, fmt.Errorf("not archived within %s", p.Timeout))
-		j.result, j.err = p.Archive(ctx, filepath.Join(p.WALDir, j.name))
+		j.result, j.err = p.Archive(ctx, filepath.Join(p.WALDir, j.name), j.late)
 		cancel()
 	}
 	p.finish(life, j)

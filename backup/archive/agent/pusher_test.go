@@ -48,9 +48,10 @@ type recorder struct {
 	fail     error
 	hold     chan struct{} // if set: an attempt waits for it
 	most, at int           // attempts at the same time
+	late     []string      // of archived: those that nobody else is waited for
 }
 
-func (r *recorder) archive(ctx context.Context, path string) (archive.PushResult, error) {
+func (r *recorder) archive(ctx context.Context, path string, late bool) (archive.PushResult, error) {
 	r.mu.Lock()
 	r.at++
 	r.most = max(r.most, r.at)
@@ -70,6 +71,9 @@ func (r *recorder) archive(ctx context.Context, path string) (archive.PushResult
 		return archive.PushResult{}, r.fail
 	}
 	r.archived = append(r.archived, filepath.Base(path))
+	if late {
+		r.late = append(r.late, filepath.Base(path))
+	}
 	return archive.PushResult{Outcome: archive.Stored}, nil
 }
 
@@ -236,6 +240,12 @@ func TestLateOnesAreArchivedUnasked(t *testing.T) {
 	}
 	if names := fmt.Sprint(r.names()); names != fmt.Sprint([]string{name(4), name(6)}) {
 		t.Errorf("archived %s", names)
+	}
+	if _, err := p.Push(t.Context(), life, filepath.Join(dir, name(5))); err != nil {
+		t.Fatal(err)
+	}
+	if slices.Sort(r.late); !slices.Equal(r.late, []string{name(4), name(6)}) {
+		t.Errorf("%v were archived as late", r.late)
 	}
 }
 
