@@ -1,6 +1,7 @@
 package catchup
 
 import (
+	"fmt"
 	"path/filepath"
 	"slices"
 	"time"
@@ -45,6 +46,9 @@ type DirFacts struct {
 	// a DirUnfinished that was replacing such, has: where pg_wal leads, and
 	// the cluster's own directory in each tablespace.
 	Old []Place `json:"old_places,omitempty"`
+	// Missing are those of them that are not there, although the data directory
+	// leads to them: on a disk that is not mounted, perhaps.
+	Missing []Place `json:"missing_places,omitempty"`
 	// Rung is the way that the earlier run of a DirUnfinished took.
 	Rung RungName `json:"rung,omitempty"`
 
@@ -151,15 +155,16 @@ type Facts struct {
 func (f *Facts) places(b *repo.Backup) []Place {
 	var out []Place
 	version := pg.TablespaceVersionDir(b.Major(), b.CatalogVersion)
+	old := slices.Concat(f.Dir.Old, f.Dir.Missing)
 	for _, t := range b.Tablespaces {
 		location := filepath.Clean(t.Location)
 		to, mapped := f.Mapping[location]
-		i := slices.IndexFunc(f.Dir.Old, func(p Place) bool { return p.OID == t.OID })
+		i := slices.IndexFunc(old, func(p Place) bool { return p.OID == t.OID })
 		switch {
 		case mapped:
 			location = to
 		case i >= 0:
-			location = f.Dir.Old[i].Location // where the old data has it
+			location = old[i].Location // where the old data has it
 		}
 		out = append(out, Place{OID: t.OID, Location: location, Path: filepath.Join(location, version)})
 	}
@@ -169,11 +174,29 @@ func (f *Facts) places(b *repo.Backup) []Place {
 	default:
 		// A link that the old data directory had is kept: whoever made it
 		// wanted the WAL elsewhere.
-		if i := slices.IndexFunc(f.Dir.Old, func(p Place) bool { return p.OID == 0 }); i >= 0 {
-			out = append(out, f.Dir.Old[i])
+		if i := slices.IndexFunc(old, func(p Place) bool { return p.OID == 0 }); i >= 0 {
+			out = append(out, old[i])
 		}
 	}
 	return out
+}
+
+// missing refuses what would write to a place that old data has and that is not
+// there. It would be filled on the file system below, where a server finds it; and
+// with the disk mounted again the old files would lie over the new ones.
+func (f *Facts) missing(places []Place) error {
+	for _, m := range f.Dir.Missing {
+		switch i := slices.IndexFunc(places, func(p Place) bool { return p.OID == m.OID }); {
+		case i < 0 || places[i].Location != m.Location:
+		case m.OID == 0:
+			return refuse(false, fmt.Sprintf("mount its file system; if its WAL is lost for good, remove the link %s", filepath.Join(f.Dir.Path, "pg_wal")),
+				"pg_wal of %s leads to %s, where there is none", f.Dir.Path, m.Location)
+		default:
+			return refuse(false, fmt.Sprintf("mount its file system; if what it held is lost for good, make the directory %s, and all of it is fetched", m.Path),
+				"tablespace %d of %s leads to %s, where %s is not", m.OID, f.Dir.Path, m.Location, filepath.Base(m.Path))
+		}
+	}
+	return nil
 }
 
 // begun gives the backup that an earlier, interrupted run was about; zero if

@@ -74,6 +74,12 @@ func used(path string) ([]string, error) {
 func (d *DirFacts) unfinished(ctx context.Context, s state) error {
 	d.State, d.SystemID, d.Backup, d.Purpose, d.Target, d.Old = DirUnfinished, s.SystemID, s.Backup, s.Purpose, s.Target, s.Old
 	d.Rung = s.Rung
+	for _, p := range s.Old {
+		// What is to be written again stays while it is emptied.
+		if _, err := os.Lstat(p.Path); errors.Is(err, fs.ErrNotExist) {
+			d.Missing = append(d.Missing, p)
+		}
+	}
 	if s.Phase == phaseConverging {
 		return d.converging(ctx, s)
 	}
@@ -140,7 +146,7 @@ func (d *DirFacts) data(ctx context.Context) error {
 	} else if d.SystemID = systemIDOfWAL(dataPath(d.Path, "pg_wal")); d.SystemID == 0 {
 		return nil
 	}
-	if d.Old, err = oldPlaces(d.Path, version); err != nil {
+	if d.Old, d.Missing, err = oldPlaces(d.Path, version); err != nil {
 		return fmt.Errorf("inspect data directory: %w", err)
 	}
 	d.Used = size(d.Path)
@@ -151,35 +157,64 @@ func (d *DirFacts) data(ctx context.Context) error {
 }
 
 // oldPlaces gives the directories outside of a data directory that belong to
-// it. A link that leads nowhere is left out.
-func oldPlaces(dir, version string) ([]Place, error) {
-	var out []Place
+// it, and those that are missing: a link to them leads nowhere, or to where a
+// server was never at work, such as a mount point with nothing mounted.
+func oldPlaces(dir, version string) (old, missing []Place, err error) {
 	links, err := os.ReadDir(filepath.Join(dir, "pg_tblspc"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, l := range links {
 		oid, err := strconv.ParseUint(l.Name(), 10, 32)
 		if err != nil || l.Type() != fs.ModeSymlink {
 			continue
 		}
-		if location, err := filepath.EvalSymlinks(filepath.Join(dir, "pg_tblspc", l.Name())); err == nil {
-			p := Place{OID: uint32(oid), Location: location, Path: filepath.Join(location, version)}
-			if version == "" {
-				if p.Path, err = onlyVersion(location); err != nil {
-					return nil, err
-				}
+		location, leads, err := follow(filepath.Join(dir, "pg_tblspc", l.Name()))
+		if err != nil {
+			return nil, nil, err
+		}
+		p := Place{OID: uint32(oid), Location: location, Path: filepath.Join(location, version)}
+		if version == "" && leads {
+			if p.Path, err = onlyVersion(location); err != nil {
+				return nil, nil, err
 			}
-			out = append(out, p)
+		}
+		if _, err := os.Lstat(p.Path); errors.Is(err, fs.ErrNotExist) {
+			missing = append(missing, p)
+		} else {
+			old = append(old, p)
 		}
 	}
 	name := filepath.Join(dir, "pg_wal")
-	if info, err := os.Lstat(name); err == nil && info.Mode().Type() == fs.ModeSymlink {
-		if location, err := filepath.EvalSymlinks(name); err == nil {
-			out = append(out, Place{Location: location, Path: location})
-		}
+	if info, err := os.Lstat(name); err != nil || info.Mode().Type() != fs.ModeSymlink {
+		return old, missing, nil // whoever reads it says what is wrong
 	}
-	return out, nil
+	location, _, err := follow(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	p := Place{Location: location, Path: location}
+	names, err := used(location)
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case len(names) == 0:
+		missing = append(missing, p)
+	default:
+		old = append(old, p)
+	}
+	return old, missing, nil
+}
+
+// follow gives where a link leads to, by its real name if there is something.
+func follow(link string) (to string, leads bool, err error) {
+	if to, err = filepath.EvalSymlinks(link); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return to, err == nil, err
+	}
+	if to, err = os.Readlink(link); err == nil && !filepath.IsAbs(to) {
+		to = filepath.Join(filepath.Dir(link), to)
+	}
+	return filepath.Clean(to), false, err
 }
 
 // onlyVersion gives the directory in a tablespace that a server made, where

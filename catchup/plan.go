@@ -231,6 +231,9 @@ func (p *Plan) admit(f Facts) error {
 			p.WALLink = place.Location
 		}
 	}
+	if err := f.missing(p.Places); err != nil {
+		return err
+	}
 	d := f.Dir
 	mine := d.Backup == p.Backup.ID && d.SystemID == p.Backup.SystemID
 	switch {

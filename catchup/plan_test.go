@@ -211,6 +211,45 @@ func TestAPlaceThatCannotBeSeenIsNoRefusalForGood(t *testing.T) {
 	}
 }
 
+// A mount point without its file system must not be filled: whoever mounts it lays
+// the old files over the new ones, and no server notices.
+func TestWhatOldDataLeadsToAndIsNotThereIsNotMadeAnew(t *testing.T) {
+	space := catchup.Place{OID: 16400, Location: "/space", Path: "/space/PG_15_202209061"}
+	elsewhere := func(f *catchup.Facts) {
+		f.Mapping = map[string]string{"/space": "/elsewhere"}
+		f.Places["/elsewhere/PG_15_202209061"] = catchup.DirFacts{State: catchup.DirEmpty, Free: 1 << 40}
+	}
+	for name, test := range map[string]struct {
+		place  catchup.Place
+		change func(*catchup.Facts)
+		want   string // "": it is no matter
+	}{
+		"a tablespace": {space, func(*catchup.Facts) {}, "tablespace 16400 of /data leads to /space, where PG_15_202209061 is not"},
+		"a tablespace that has its own place here": {catchup.Place{OID: 16400, Location: "/disk2", Path: "/disk2/PG_15_202209061"}, func(f *catchup.Facts) {
+			f.Places["/disk2/PG_15_202209061"] = catchup.DirFacts{State: catchup.DirEmpty, Free: 1 << 40}
+		}, "leads to /disk2"},
+		"a tablespace that is put elsewhere":         {space, elsewhere, ""},
+		"a tablespace that the backup does not have": {catchup.Place{OID: 7, Location: "/gone", Path: "/gone/PG_15_202209061"}, func(*catchup.Facts) {}, ""},
+		"pg_wal": {catchup.Place{Location: "/wal", Path: "/wal"}, func(f *catchup.Facts) {
+			f.Places["/wal"] = catchup.DirFacts{State: catchup.DirEmpty, Free: 1 << 40}
+		}, "pg_wal of /data leads to /wal, where there is none"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := catchup.Decide(facts(replica, dir(catchup.DirFacts{State: catchup.DirData, Missing: []catchup.Place{test.place}}), tablespace, test.change))
+			if test.want == "" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			var refusal *catchup.RefusalError
+			if !errors.As(err, &refusal) || refusal.Permanent || !strings.Contains(refusal.Reason, test.want) || !strings.Contains(refusal.Advice, "mount") {
+				t.Errorf("got %#v", err)
+			}
+		})
+	}
+}
+
 func TestOldDataIsReplacedOnlyForAReplica(t *testing.T) {
 	p, err := catchup.Decide(facts(replica, dir(catchup.DirFacts{State: catchup.DirData})))
 	if err != nil {

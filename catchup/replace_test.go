@@ -70,6 +70,18 @@ func TestOldDataIsReplacedAndItsUnarchivedWALKept(t *testing.T) {
 		}
 		return errors.New("refused")
 	}, "unarchived WAL")
+	// Nothing is done while the tablespace's disk is away.
+	if err := os.Rename(filepath.Join(r.space, r.version), r.space+".away"); err != nil {
+		t.Fatal(err)
+	}
+	o.Gather.Purpose = catchup.Replica
+	var refusal *catchup.RefusalError
+	if _, err := catchup.Decide(r.gather(t, o.Gather)); !errors.As(err, &refusal) || refusal.Permanent || !strings.Contains(err.Error(), "leads to "+r.space) {
+		t.Fatalf("without its disk: %v", err)
+	}
+	if err := os.Rename(r.space+".away", filepath.Join(r.space, r.version)); err != nil {
+		t.Fatal(err)
+	}
 	if err := catchup.CreateReplica(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}

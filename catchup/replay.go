@@ -35,6 +35,10 @@ func (f *Facts) replay(ctx context.Context, r *repo.Repo) (*ReplayFacts, error) 
 	case l.Diverged:
 		return &ReplayFacts{Closed: fmt.Sprintf("it went on to %s on timeline %s, which the leader's history left at %s", l.End, l.Timeline, l.Fork)}, nil
 	}
+	if err := f.missing(f.Dir.Missing); err != nil {
+		// Recovery makes what it does not find, and goes on.
+		return &ReplayFacts{Closed: err.Error(), MayPass: true}, nil
+	}
 	if l.inVain(f.Dir.Path) && f.Rung != ByReplay {
 		return &ReplayFacts{Closed: fmt.Sprintf("WAL alone was tried before, and the data still goes to %s only", l.End)}, nil
 	}
