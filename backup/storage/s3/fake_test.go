@@ -133,6 +133,26 @@ func TestLookFirst(t *testing.T) {
 	}
 }
 
+// TestNobodyIsAskedForKeysThatThereAreNot: MinIO calls some of these prefixes
+// invalid.
+func TestNobodyIsAskedForKeysThatThereAreNot(t *testing.T) {
+	f := &fake{ignore: never, refuse: never}
+	s := open(t, startFake(t, f))
+	for prefix, asked := range map[string]bool{
+		"": true, "a": true, "a/": true, "a/.": true, "a-": true, "a//": false, "/": false, "../": false, "a/../b": false, "a b": false,
+	} {
+		f.headers = nil
+		for o, err := range s.List(t.Context(), prefix, "") {
+			if !asked || err == nil { // the fake answers no listing
+				t.Errorf("list %q: %v, %v", prefix, o, err)
+			}
+		}
+		if got := len(f.headers) > 0; got != asked {
+			t.Errorf("list %q: the server was asked: %v, want %v", prefix, got, asked)
+		}
+	}
+}
+
 func TestStorageClassAndEncryptionAreSent(t *testing.T) {
 	f := &fake{ignore: never, refuse: never}
 	opts := startFake(t, f)

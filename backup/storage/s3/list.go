@@ -29,6 +29,9 @@ func (s *Store) List(ctx context.Context, prefix, after string) iter.Seq2[storag
 var errLeft = errors.New("left")
 
 func (s *Store) list(ctx context.Context, prefix, after string, yield func(storage.Object, error) bool) error {
+	if !begins(prefix) {
+		return storage.ContextError(ctx)
+	}
 	in := &awss3.ListObjectsV2Input{Bucket: &s.opts.Bucket, Prefix: s.name(prefix)}
 	if after != "" {
 		in.StartAfter = s.name(after)
@@ -55,6 +58,12 @@ func (s *Store) list(ctx context.Context, prefix, after string, yield func(stora
 		}
 		in.ContinuationToken = &next
 	}
+}
+
+// begins reports whether a key can begin with a prefix. MinIO refuses to list
+// some of those with which none does.
+func begins(prefix string) bool {
+	return prefix == "" || storage.ValidKey(prefix) == nil || storage.ValidKey(prefix+"x") == nil
 }
 
 // page yields the objects of one answer. The promised order is checked, since

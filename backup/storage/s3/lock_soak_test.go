@@ -23,12 +23,12 @@ import (
 // locked, on MinIO: versitygw, which other tests use, keeps no versions.
 func TestSoakObjectLock(t *testing.T) {
 	soak.Skip(t)
-	server, client := startMinIO(t)
+	m := startMinIO(t)
 	for _, mode := range []string{"GOVERNANCE", "COMPLIANCE"} {
 		t.Run(mode, func(t *testing.T) {
 			lock := s3.Lock{Mode: mode, For: time.Hour, Except: func(key string) bool { return key == "marker" }}
 			locked := func() s3.Options {
-				opts := server.options()
+				opts := m.options()
 				opts.Lock = lock
 				return opts
 			}
@@ -39,7 +39,7 @@ func TestSoakObjectLock(t *testing.T) {
 					return open(t, opts)
 				})
 			})
-			t.Run("what is stored stays", func(t *testing.T) { staysLocked(t, client, locked()) })
+			t.Run("what is stored stays", func(t *testing.T) { staysLocked(t, m.client, locked()) })
 		})
 	}
 }
@@ -86,21 +86,29 @@ func staysLocked(t *testing.T, client *sdk.Client, opts s3.Options) {
 	}
 }
 
-// startMinIO starts MinIO with a bucket that has object lock.
-func startMinIO(t *testing.T) (*server, *sdk.Client) {
+// minio is a running MinIO with a bucket that has object lock.
+type minio struct {
+	*server
+	client *sdk.Client
+	dir    string // of its objects
+}
+
+// startMinIO starts MinIO. env are further settings.
+func startMinIO(t *testing.T, env ...string) *minio {
 	t.Helper()
 	binary, address := servertest.Binary(t, "minio"), servertest.FreeAddress(t)
-	cmd := exec.Command(binary, "server", "--quiet", "--address", address, t.TempDir())
-	cmd.Env = []string{"MINIO_ROOT_USER=" + accessKey, "MINIO_ROOT_PASSWORD=" + secretKey, "HOME=" + t.TempDir(), "MINIO_BROWSER=off", "MINIO_UPDATE=off"}
+	m := &minio{dir: t.TempDir()}
+	cmd := exec.Command(binary, "server", "--quiet", "--address", address, m.dir)
+	cmd.Env = append(env, "MINIO_ROOT_USER="+accessKey, "MINIO_ROOT_PASSWORD="+secretKey, "HOME="+t.TempDir(), "MINIO_BROWSER=off", "MINIO_UPDATE=off")
 	endpoint := "http://" + address
-	client := sdk.New(sdk.Options{
+	m.client = sdk.New(sdk.Options{
 		BaseEndpoint: aws.String(endpoint), UsePathStyle: true, Region: "us-east-1",
 		Credentials: credentials.NewStaticCredentialsProvider(accessKey, secretKey, ""),
 	})
-	s := &server{endpoint: endpoint, proc: servertest.Start(t, cmd, listens(address))}
-	_, err := client.CreateBucket(t.Context(), &sdk.CreateBucketInput{Bucket: aws.String(bucket), ObjectLockEnabledForBucket: aws.Bool(true)})
+	m.server = &server{endpoint: endpoint, proc: servertest.Start(t, cmd, listens(address))}
+	_, err := m.client.CreateBucket(t.Context(), &sdk.CreateBucketInput{Bucket: aws.String(bucket), ObjectLockEnabledForBucket: aws.Bool(true)})
 	if owned := (*types.BucketAlreadyOwnedByYou)(nil); err != nil && !errors.As(err, &owned) {
 		t.Fatal(err) // the client repeats a request whose answer was lost
 	}
-	return s, client
+	return m
 }
