@@ -365,6 +365,9 @@ func (v *verifier) walFault(judged *archive.Verified, f *archive.FaultSpan) {
 		if m == nil || !archive.LeadsThrough(judged.Lineage.History, &m.Backup) || judged.SegmentSize.SegmentOf(m.Backup.Start.LSN) > f.Segment.Number {
 			continue
 		}
+		if f.Kind == archive.FaultMinimal && m.Backup.Start.LSN > f.Through {
+			continue // begun under another wal_level, though in the same segment
+		}
 		concerned = true
 		lost := Loss("")
 		if f.At < m.Backup.Stop.LSN {

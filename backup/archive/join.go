@@ -24,6 +24,9 @@ const (
 	FaultUnread    FaultKind = "unread"    // archived as it was, damaged perhaps
 	FaultUntracked FaultKind = "untracked" // changes that no block map can name
 	FaultIndex     FaultKind = "index"     // an index object does not say what its segments' objects do
+	// FaultMinimal is what [Verify] finds an untracked one to be by its records:
+	// WAL written under wal_level=minimal. No recovery goes past it, either.
+	FaultMinimal FaultKind = "minimal"
 )
 
 // Fault is where the archive's knowledge of a history ends.
@@ -34,6 +37,9 @@ type Fault struct {
 	// start of a record before it that goes on in it.
 	At  pg.LSN
 	Err error
+	// Through is the last record of the segment that concerns recovery, of
+	// FaultMinimal alone: what begins behind it is not concerned.
+	Through pg.LSN
 }
 
 func (f *Fault) Error() string { return f.Err.Error() }

@@ -57,6 +57,10 @@ func (f *FaultSpan) Count() int { return Span{f.Segment, f.Last}.Count() }
 // EndsRecovery reports whether recovery cannot get past the fault.
 func (f *FaultSpan) EndsRecovery() bool { return f.Kind != FaultUntracked && f.Kind != FaultIndex }
 
+// Mendable reports whether sound copies of the segments would do away with the
+// fault.
+func (f *FaultSpan) Mendable() bool { return f.EndsRecovery() && f.Kind != FaultMinimal }
+
 // Verify judges whether the archive holds a history without a hole: every
 // segment is there, and each continues the one before, as their headers, block
 // maps and carries say. With opts.Deep their content is read as well. WAL that
@@ -160,6 +164,11 @@ func (v *Verified) take(ctx context.Context, j *joiner, s *step) error {
 		return err
 	}
 	if fault != nil {
+		if fault.Kind == FaultUntracked {
+			if err := fault.lookWhy(ctx, j.walk, s.headers[0].FirstRecord); err != nil {
+				return err
+			}
+		}
 		v.add(*fault)
 	}
 	if fault == nil || fault.Kind != FaultMissing {

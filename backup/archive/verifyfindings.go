@@ -55,6 +55,8 @@ func (f *FaultSpan) text(v *Verified) string {
 		return fmt.Sprintf("archived segment %s does not continue the one before it; recovery ends at %s: %v", first, f.At, f.Err)
 	case FaultUnread:
 		return fmt.Sprintf("segment %s was archived as it was, and recovery most likely ends in it: %v", first, f.Err)
+	case FaultMinimal:
+		return fmt.Sprintf("wal_level was minimal at %s, in segment %s: the WAL from there on does not hold all changes, and no backup from before it can be recovered past it", f.At, first)
 	case FaultIndex:
 		return fmt.Sprintf("the index of segments %s to %s is wrong, and incremental backups may rest on it: %v", first, last, f.Err)
 	}
@@ -80,6 +82,8 @@ func (f *FaultSpan) hint(members []string) string {
 		return "two servers wrote this WAL: compare with " + where + otherwise
 	case FaultUnread:
 		return "look for a sound copy in " + where + otherwise
+	case FaultMinimal:
+		return fmt.Sprintf("take a full backup now if none was taken since; from an older one restore to before it: --target-lsn %s --target-exclusive", f.At)
 	case FaultIndex:
 		return "remove the index object, which is then made anew, and take a full backup: what rests on the wrong one cannot be trusted"
 	}

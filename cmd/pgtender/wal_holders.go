@@ -51,7 +51,7 @@ func (n *node) askMembers(ctx context.Context, v *archive.Verified, members []pa
 func faultySegments(v *archive.Verified) (names []string) {
 	for i := range v.Faults {
 		f := &v.Faults[i]
-		if !f.EndsRecovery() {
+		if !f.Mendable() {
 			continue
 		}
 		for s := f.Segment; s.Number <= f.Last.Number && len(names) < maxAsked; s.Number++ {
@@ -65,7 +65,7 @@ func faultySegments(v *archive.Verified) (names []string) {
 func noteHolder(v *archive.Verified, member string, there []string) {
 	for i := range v.Faults {
 		f := &v.Faults[i]
-		if f.EndsRecovery() && slices.ContainsFunc(there, func(name string) bool {
+		if f.Mendable() && slices.ContainsFunc(there, func(name string) bool {
 			return f.Segment.Name(v.SegmentSize) <= name && name <= f.Last.Name(v.SegmentSize)
 		}) {
 			f.HeldBy = append(f.HeldBy, member)

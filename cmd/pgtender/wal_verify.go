@@ -30,8 +30,8 @@ hold the segments (held_by), else those that may. WAL that a failover left behin
 is not looked at.
 
 JSON keys: ok, deep, history (timeline, source), first, last, segments, indexes,
-bytes_read, streamed (timeline, segment, to, at), faults (kind: missing, damaged, broken, unread, untracked or index;
-first, last, count, at, text, ends_recovery, held_by), quarantine, members, findings (severity,
+bytes_read, streamed (timeline, segment, to, at), faults (kind: missing, damaged, broken, unread, minimal, untracked
+or index; first, last, count, at, text, ends_recovery, held_by), quarantine, members, findings (severity,
 text, hint).
 
 Exit status:
