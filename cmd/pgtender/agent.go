@@ -13,6 +13,7 @@ import (
 
 	"github.com/pgtender/pgtender/backup/archive"
 	"github.com/pgtender/pgtender/backup/archive/agent"
+	"github.com/pgtender/pgtender/backup/archive/agent/early"
 	"github.com/pgtender/pgtender/internal/finding"
 )
 
@@ -136,7 +137,9 @@ func (n *node) runAgent(ctx context.Context) error {
 	}
 	defer release()
 	s := &shared{node: n, dataDir: dir}
-	daemon := s.agent(filepath.Join(dir, "pg_wal"), fingerprint)
+	walDir := filepath.Join(dir, "pg_wal")
+	daemon := s.agent(walDir, fingerprint)
+	defer n.leaveHint(ctx, walDir)()
 	apart := n.apart()
 	defer apart.close()
 	watcher, err := apart.watcher(ctx)
@@ -154,6 +157,23 @@ func (n *node) runAgent(ctx context.Context) error {
 	return n.untilSignalled(ctx, "agent", err)
 }
 
+// leaveHint tells commands where to ask early, until withdraw is called. One that
+// does not find it asks in the other way.
+func (n *node) leaveHint(ctx context.Context, walDir string) (withdraw func()) {
+	if n.file == "" {
+		return func() {} // there is nothing to compare configurations by
+	}
+	h := early.Hint{Socket: n.Agent.Socket, Config: n.file}
+	if err := h.Leave(walDir); err != nil {
+		n.log.WarnContext(ctx, "commands cannot be told where the agent is, and take longer to ask", "pg_wal", walDir, "error", err)
+	}
+	return func() {
+		if err := h.Withdraw(walDir); err != nil {
+			n.log.WarnContext(ctx, "the file that tells where the agent is stays behind, which does no harm", "pg_wal", walDir, "error", err)
+		}
+	}
+}
+
 // untilSignalled gives the outcome of a daemon: to end by a signal is success.
 func (n *node) untilSignalled(ctx context.Context, daemon string, err error) error {
 	if signal := (signalled{}); errors.As(context.Cause(ctx), &signal) {
@@ -169,8 +189,9 @@ func (s *shared) agent(walDir, fingerprint string) *agent.Agent {
 		WALDir: walDir, Archive: s.archive, Ahead: s.node.ahead(""), Timeout: time.Duration(s.node.Archive.PushTimeout),
 		Pacer: &s.pacer,
 	}
+	earlier := &standIn{socket: s.node.Agent.Socket, fingerprint: fingerprint}
 	return &agent.Agent{
-		Fingerprint: fingerprint, Version: toolVersion(), Pusher: pusher, Get: s.get(new(fetching), walDir), Log: s.node.log,
+		Fingerprint: fingerprint, Version: toolVersion(), Pusher: pusher, Early: earlier.judge, Get: s.get(new(fetching), walDir), Log: s.node.log,
 		Keeper: &agent.Keeper{
 			WALDir: walDir, Repo: s.repository, Connect: s.connect, Role: s.role, Pusher: pusher,
 			Interval: time.Duration(s.node.Agent.Interval), Grace: time.Duration(s.node.Agent.Grace), MaxHold: int64(s.node.Agent.MaxHold), Log: s.node.log,

@@ -38,7 +38,8 @@ type app struct {
 	logLevel   string
 	logFormat  string
 
-	configRead string // the absolute path of the file that setup read, "" if there is none
+	readFile   func(path string) ([]byte, error) // reads the configuration; nil: os.ReadFile
+	configRead string                            // the absolute path of the file that setup read, "" if there is none
 
 	started bool     // a command's own code began to run
 	logFile *os.File // opened by setup when the configuration names one
@@ -148,19 +149,31 @@ func declareUsage(cmd *cobra.Command) {
 
 // setup reads the configuration and makes the logger. Commands call it first.
 func (a *app) setup() (config.Config, *slog.Logger, error) {
-	c, path, err := config.Read(a.configPath, a.environ)
+	c, err := a.config()
 	if err != nil {
-		return config.Config{}, nil, usageError{err}
+		return config.Config{}, nil, err
+	}
+	log, err := a.logger(c.Log)
+	return c, log, err
+}
+
+func (a *app) config() (config.Config, error) {
+	readFile := a.readFile
+	if readFile == nil {
+		readFile = os.ReadFile
+	}
+	c, path, err := config.ReadWith(readFile, a.configPath, a.environ)
+	if err != nil {
+		return config.Config{}, usageError{err}
 	}
 	if path != "" {
 		// restore_command will name it, and runs in the data directory.
 		if path, err = filepath.Abs(path); err != nil {
-			return config.Config{}, nil, fmt.Errorf("find the configuration: %w", err)
+			return config.Config{}, fmt.Errorf("find the configuration: %w", err)
 		}
 	}
 	a.configRead = path
-	log, err := a.logger(c.Log)
-	return c, log, err
+	return c, nil
 }
 
 func (a *app) logger(c config.Log) (*slog.Logger, error) {

@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	_ "github.com/pgtender/pgtender/cmd/pgtender/early" // asks the agent at once
 	"github.com/pgtender/pgtender/internal/quit"
 )
 

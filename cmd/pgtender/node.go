@@ -50,6 +50,11 @@ func (a *app) node() (*node, error) {
 	if err != nil {
 		return nil, err
 	}
+	return a.nodeOf(c, log)
+}
+
+// nodeOf is node with a configuration that was read.
+func (a *app) nodeOf(c config.Config, log *slog.Logger) (*node, error) {
 	n := &node{Config: c, log: log, environ: a.environ, configured: c.Cluster, file: a.configRead, opened: &opened{}}
 	if a.repository != "" {
 		n.Repository = a.repository

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -49,8 +50,12 @@ func (n *node) pushedByAgent(ctx context.Context, path string) bool {
 		n.log.DebugContext(ctx, "not archived by the agent", "file", path, "error", err)
 		return false
 	}
-	n.log.InfoContext(ctx, "archived by the agent", "file", filepath.Base(path), "outcome", r.Outcome)
+	logPushed(ctx, n.log, filepath.Base(path), r.Outcome)
 	return true
+}
+
+func logPushed(ctx context.Context, log *slog.Logger, segment, outcome string) {
+	log.InfoContext(ctx, "archived by the agent", "file", segment, "outcome", outcome)
 }
 
 // shared lets several goroutines use one node, in turn. Stores are safe for

@@ -20,6 +20,11 @@ import (
 // file that PGTENDER_CONFIG names, else DefaultPath if it is there, else the
 // environment alone. It also returns the path of the file read, "" if none.
 func Read(path string, environ []string) (Config, string, error) {
+	return ReadWith(os.ReadFile, path, environ)
+}
+
+// ReadWith is Read with a reader of files in place of the operating system.
+func ReadWith(readFile func(path string) ([]byte, error), path string, environ []string) (Config, string, error) {
 	env := environment(environ)
 	explicit := path != ""
 	if !explicit {
@@ -30,7 +35,7 @@ func Read(path string, environ []string) (Config, string, error) {
 		path = DefaultPath
 	}
 	c := Default()
-	content, err := os.ReadFile(path)
+	content, err := readFile(path)
 	switch {
 	case err == nil:
 		if err := decode(content, &c); err != nil {

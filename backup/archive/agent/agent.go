@@ -9,6 +9,9 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/pgtender/pgtender/backup/archive"
+	"github.com/pgtender/pgtender/backup/archive/agent/early"
 )
 
 // Agent is the daemon's parts. Pusher is required.
@@ -19,7 +22,11 @@ type Agent struct {
 	Keeper      *Keeper // nil: WAL is not looked after
 	// Get has a segment in the spool, see [Handler]; nil: nothing is fetched.
 	Get func(ctx, life context.Context, q Request) error
-	Log *slog.Logger // nil discards
+	// Early judges the question of a command that was just begun, and gives what
+	// writes its log; an error: the command is not one of ours to answer. nil: none
+	// is answered.
+	Early func(q early.Question) (log func(outcome archive.Outcome) string, err error)
+	Log   *slog.Logger // nil discards
 }
 
 // Status is what an agent says about itself. Its JSON keys are part of the
@@ -58,6 +65,19 @@ func (a *Agent) Run(ctx context.Context, l net.Listener) error {
 	}
 	if a.Get != nil {
 		h.Get = func(asked context.Context, q Request) error { return a.Get(asked, ctx, q) }
+	}
+	if a.Early != nil {
+		h.Early = func(asked context.Context, q early.Question) (string, error) {
+			log, err := a.Early(q)
+			if err != nil {
+				return "", err
+			}
+			outcome, err := a.Pusher.Push(asked, ctx, q.Path())
+			if err != nil {
+				return "", err
+			}
+			return log(outcome), nil
+		}
 	}
 	var g errgroup.Group
 	g.Go(func() error { return h.Serve(ctx, l) })

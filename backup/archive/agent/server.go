@@ -5,10 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"sync"
 	"time"
+
+	"github.com/pgtender/pgtender/backup/archive/agent/early"
 )
 
 // Handler does what requests ask for. Its methods are called from several
@@ -19,6 +22,10 @@ type Handler struct {
 	Push func(ctx context.Context, path string) (string, error)
 	// Get has a segment in the spool beside a path; nil: nothing is fetched.
 	Get func(ctx context.Context, q Request) error
+	// Early answers the question of a command that was just begun: it gives the
+	// log that the command owes, or an error if the command is to do it by itself.
+	// nil: none is answered.
+	Early func(ctx context.Context, q early.Question) (log string, err error)
 	// Status gives the agent's status, as JSON.
 	Status func() []byte
 	Log    *slog.Logger // nil discards
@@ -73,37 +80,86 @@ func (h *Handler) answer(ctx context.Context, conn *net.UnixConn) error {
 	}
 	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
 	conn.SetReadDeadline(time.Now().Add(silence))
-	line, err := readLine(bufio.NewReader(conn))
+	c, err := h.request(bufio.NewReader(conn))
 	if err != nil {
-		return err
-	}
-	q, err := ParseRequest(line)
-	if err != nil {
-		return errors.Join(err, say(conn, Reply{Error: err.Error()}))
+		return errors.Join(err, write(conn, c.refusal))
 	}
 	conn.SetReadDeadline(time.Time{})
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	done := make(chan Reply, 1)
-	go func() { done <- h.do(ctx, q) }()
+	done := make(chan []byte, 1)
+	go func() { done <- c.do(ctx) }()
 	ticker := time.NewTicker(beat)
 	defer ticker.Stop()
 	for {
 		select {
-		case r := <-done:
-			return say(conn, r)
+		case answer := <-done:
+			return write(conn, answer)
 		case <-ticker.C:
-			if err := say(conn, Reply{Beat: true}); err != nil {
+			if err := write(conn, c.beat); err != nil {
 				return err // the command is gone
 			}
 		}
 	}
 }
 
-func say(conn net.Conn, r Reply) error {
+// conversation is a request that was understood: what does it and gives the answer,
+// and what is said meanwhile. Of one that was not, there is the refusal alone.
+type conversation struct {
+	do            func(context.Context) []byte
+	beat, refusal []byte
+}
+
+// request reads a request, of either kind.
+func (h *Handler) request(in *bufio.Reader) (conversation, error) {
+	line, err := readLine(in)
+	if err != nil {
+		return conversation{}, err
+	}
+	if n, ok := early.Header(line); ok {
+		body := make([]byte, n)
+		if _, err := io.ReadFull(in, body); err != nil {
+			return conversation{}, err
+		}
+		q, err := early.Decode(body)
+		return conversation{
+			do: func(ctx context.Context) []byte { return h.answerEarly(ctx, q) }, beat: []byte(early.Beat), refusal: early.No(),
+		}, err
+	}
+	q, err := ParseRequest(line)
+	if err != nil {
+		return conversation{refusal: spoken(Reply{Error: err.Error()})}, err
+	}
+	return conversation{
+		do: func(ctx context.Context) []byte { return spoken(h.do(ctx, q)) }, beat: spoken(Reply{Beat: true}),
+	}, nil
+}
+
+// answerEarly does what a command asked before it was initialised. Why it is
+// refused is for the log: the command asks again in the other way.
+func (h *Handler) answerEarly(ctx context.Context, q early.Question) []byte {
+	if h.Early == nil || !early.Asks(q.Args) {
+		return early.No()
+	}
+	log, err := h.Early(ctx, q)
+	if err != nil {
+		h.log().DebugContext(ctx, "a command is to ask again in full", "file", q.Segment(), "why", err)
+		return early.No()
+	}
+	return early.Done(q.Segment(), log)
+}
+
+func spoken(r Reply) []byte {
 	r.Protocol = Protocol
+	return encode(r)
+}
+
+func write(conn net.Conn, b []byte) error {
+	if len(b) == 0 {
+		return nil
+	}
 	conn.SetWriteDeadline(time.Now().Add(silence))
-	_, err := conn.Write(encode(r))
+	_, err := conn.Write(b)
 	return err
 }
 

@@ -1,0 +1,166 @@
+// Package early is archive-push's question to the agent before the rest of the
+// program is there to ask it.
+//
+// Most of what an archive-push costs that the agent answers is the start of its own
+// process: the initialisation of all that other commands need, the configuration's
+// YAML, the command line. So the command asks first and initialises then. It decides
+// nothing: it sends what an archive-push is made of, the arguments, the environment
+// as far as it configures, and the configuration file's bytes, and the agent judges
+// by the program's own rules whether such a command would have come to it, and asks
+// it in vain for anything else. Any answer but "done", and any doubt, means that the
+// command goes on as if nothing had been.
+//
+//	pg_wal/.pgtender-agent      where the agent listens, and the configuration file
+//	                            it was started with ([Hint])
+//	"pgtender early 1 N\n"      the question, N bytes of records ([Question.Encode])
+//	"beat\n"                    each second, while the agent works
+//	"done SEGMENT N\n"          the answer, and N bytes for the standard error
+//	"no\n"                      likewise
+//
+// The package imports next to nothing, not even strings or path/filepath, so that it
+// can be used in the first moment of a process: see the package cmd/pgtender/early.
+package early
+
+import (
+	"errors"
+	"strconv"
+)
+
+// Question is an archive-push.
+type Question struct {
+	Dir     string   // the working directory, absolute
+	Config  string   // the configuration file's path, absolute: the hint's
+	Content string   // that the file has
+	Args    []string // of the command; the last is the segment's path
+	Environ []string // the variables that can configure the program
+}
+
+// MaxQuestion bounds an encoded question.
+const MaxQuestion = 256 << 10
+
+const (
+	header = "pgtender early 1 "
+	// variables is how the names of what configures the program begin.
+	variables = "PGTENDER_"
+)
+
+var errQuestion = errors.New("not a question of an archive-push")
+
+// Encode gives the records: each is a letter, the text, and a zero byte. What the
+// system hands to a process has none; false: the configuration file does, or there
+// is too much of it all.
+func (q *Question) Encode() ([]byte, bool) {
+	if contains(q.Content, 0) {
+		return nil, false
+	}
+	var b []byte
+	put := func(kind byte, text string) { b = append(append(append(b, kind), text...), 0) }
+	put('d', q.Dir)
+	put('c', q.Config)
+	put('f', q.Content)
+	for _, a := range q.Args {
+		put('a', a)
+	}
+	for _, e := range q.Environ {
+		put('e', e)
+	}
+	return b, len(b) <= MaxQuestion
+}
+
+// Decode is the inverse of Encode.
+func Decode(b []byte) (Question, error) {
+	var q Question
+	if len(b) > MaxQuestion || len(b) == 0 || b[len(b)-1] != 0 {
+		return q, errQuestion
+	}
+	records := split(string(b[:len(b)-1]), 0)
+	if len(records) < 3 {
+		return q, errQuestion
+	}
+	for i, to := range []*string{&q.Dir, &q.Config, &q.Content} {
+		text, ok := cutPrefix(records[i], "dcf"[i:i+1])
+		if !ok {
+			return Question{}, errQuestion
+		}
+		*to = text
+	}
+	for _, r := range records[3:] {
+		switch {
+		case hasPrefix(r, "a") && q.Environ == nil:
+			q.Args = append(q.Args, r[1:])
+		case hasPrefix(r, "e"):
+			q.Environ = append(q.Environ, r[1:])
+		default:
+			return Question{}, errQuestion
+		}
+	}
+	return q, nil
+}
+
+// Header reports whether a line begins a question, and of how many bytes.
+func Header(line []byte) (n int, ok bool) {
+	first, _, _ := cut(string(line), '\n')
+	text, ok := cutPrefix(first, header)
+	if !ok {
+		return 0, false
+	}
+	n, err := strconv.Atoi(text)
+	return n, err == nil && n > 0 && n <= MaxQuestion
+}
+
+// Segment gives the name of the segment that is to be archived: the last argument's
+// last part.
+func (q *Question) Segment() string {
+	path := q.Args[len(q.Args)-1]
+	i := len(path)
+	for i > 0 && path[i-1] != '/' {
+		i--
+	}
+	return path[i:]
+}
+
+// Path gives the segment's path, absolute.
+func (q *Question) Path() string {
+	path := q.Args[len(q.Args)-1]
+	if hasPrefix(path, "/") {
+		return path
+	}
+	return q.Dir + "/" + path
+}
+
+// Asks reports whether a command line is an archive-push of a whole segment, as far
+// as that can be told without a parser of command lines: the agent has one.
+func Asks(args []string) bool {
+	if len(args) < 2 {
+		return false
+	}
+	q := Question{Args: args}
+	if !isSegment(q.Segment()) || hasPrefix(args[len(args)-1], "-") {
+		return false
+	}
+	for _, a := range args[:len(args)-1] {
+		if a == "archive-push" {
+			return true
+		}
+	}
+	return false
+}
+
+// isSegment reports whether a name is a segment's (XLogFileName, xlog_internal.h).
+func isSegment(name string) bool {
+	if len(name) != 24 {
+		return false
+	}
+	for _, c := range []byte(name) {
+		if (c < '0' || c > '9') && (c < 'A' || c > 'F') {
+			return false
+		}
+	}
+	return true
+}
+
+// message gives the question as it is sent.
+func (q *Question) message() ([]byte, bool) {
+	b, ok := q.Encode()
+	return append([]byte(header+strconv.Itoa(len(b))+"\n"), b...), ok
+}
