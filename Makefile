@@ -15,8 +15,11 @@ unit:
 servers:
 	$(GO) run ./e2e/setup --yes
 
+# Much of a test is waiting for servers, so more packages run at once than there are
+# processors. The race detector would have each process pause for a second before it
+# exits, and a test program is an archive_command, too.
 test: servers build
-	$(GO) test -race -timeout 60m ./...
+	GORACE=atexit_sleep_ms=0 $(GO) test -race -p $$(($$(nproc) + 2)) -timeout 60m ./...
 
 demo: build
 	$(GO) run ./e2e/demo

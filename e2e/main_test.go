@@ -39,7 +39,7 @@ var build = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(dir, "pgtender")
-	out, err := exec.Command("go", "build", "-o", path, "github.com/pgtender/pgtender/cmd/pgtender").CombinedOutput()
+	out, err := exec.Command("go", "build", "-tags", "grpcnotrace", "-o", path, "github.com/pgtender/pgtender/cmd/pgtender").CombinedOutput()
 	if err != nil {
 		return "", &buildError{err, strings.TrimSpace(string(out))}
 	}

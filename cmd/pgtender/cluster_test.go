@@ -45,7 +45,7 @@ func startCluster(t *testing.T) *onCluster {
 		n.ArchiveCommand = c.program + " -c " + configOf(n.Node) + " archive-push %p"
 		n.RestoreCommand = c.program + " -c " + configOf(n.Node) + " archive-get %f %p"
 	}})
-	if out, err := exec.Command("go", "build", "-o", c.program, ".").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-tags", "grpcnotrace", "-o", c.program, ".").CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
 	if c.repo, err = c.Folder("repo"); err != nil {

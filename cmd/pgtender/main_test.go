@@ -65,6 +65,8 @@ func TestScripts(t *testing.T) {
 			e.Setenv("AWS_ACCESS_KEY_ID", "nobody")
 			e.Setenv("AWS_SECRET_ACCESS_KEY", "nothing")
 			e.Setenv("AWS_EC2_METADATA_DISABLED", "true")
+			// Else each command pauses for a second before it exits.
+			e.Setenv("GORACE", "atexit_sleep_ms=0")
 			return expand(e.WorkDir+"/pgtender.yml", e.WorkDir)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){

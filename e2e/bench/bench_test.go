@@ -180,7 +180,7 @@ func tiny(t *testing.T, args ...string) Report {
 		servertest.Missing(t, "%v", err)
 	}
 	program := filepath.Join(t.TempDir(), "pgtender")
-	if out, err := exec.Command("go", "build", "-o", program, "../../cmd/pgtender").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-tags", "grpcnotrace", "-o", program, "../../cmd/pgtender").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	var out, errOut bytes.Buffer

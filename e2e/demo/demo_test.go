@@ -75,7 +75,7 @@ func built(t *testing.T) options {
 	t.Helper()
 	needsCluster(t)
 	tool := filepath.Join(t.TempDir(), "pgtender")
-	if out, err := exec.Command("go", "build", "-o", tool, "../../cmd/pgtender").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-tags", "grpcnotrace", "-o", tool, "../../cmd/pgtender").CombinedOutput(); err != nil {
 		t.Fatalf("build pgtender: %v\n%s", err, out)
 	}
 	return options{tool: tool}

@@ -41,7 +41,8 @@ func start(name string, spec keeperSpec, log string) (*process, error) {
 	defer output.Close()
 	p := &process{name: name, ended: make(chan struct{}), gone: make(chan struct{})}
 	p.keeper = exec.Command("/proc/self/exe")
-	p.keeper.Env = []string{keeperVariable + "=" + string(text)}
+	// Built with the race detector it would pause for a second before it exits.
+	p.keeper.Env = []string{keeperVariable + "=" + string(text), "GORACE=atexit_sleep_ms=0"}
 	p.keeper.Stderr = output
 	// Out of the terminal's foreground group: an interrupt is for us alone.
 	p.keeper.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
