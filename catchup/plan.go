@@ -48,6 +48,7 @@ type Plan struct {
 
 	converge *Convergence // of ByMaps
 	flushed  pg.LSN       // by the leader
+	kept     pg.LSN       // what the leader has starts here; 0: not known
 }
 
 // RefusalError says why nothing is done. Permanent means that a retry mends

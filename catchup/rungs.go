@@ -50,7 +50,7 @@ func (f *Facts) replayable() bool { return f.Replay != nil && f.Replay.Closed ==
 func (p *Plan) climb(f Facts, options []*option, noBackup error) error {
 	p.Local = f.Local
 	if f.Leader != nil {
-		p.flushed = f.Leader.Flush
+		p.flushed, p.kept = f.Leader.Flush, f.Leader.Oldest
 	}
 	p.Rungs = []Rung{p.nothing(f)}
 	leaning := []RungName{FullRestore}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/pgtender/pgtender/backup/archive"
@@ -51,21 +52,27 @@ func (r *runner) saveWAL(ctx context.Context) error {
 	return nil
 }
 
-// onlyHere lists the segments of old data that has left the leader's history which
-// are marked as archived, and which the archive lacks. A standby marks what it
-// receives, whoever has archived it (XLogArchiveForceDone, walreceiver.c): what it
-// has of a branch that is given up may be all there is of it. What it has of the
-// leader's history the leader has too.
+// onlyHere lists the segments of old data that are marked as archived, and which
+// the archive lacks. A standby marks what it receives, whoever has archived it
+// (XLogArchiveForceDone, walreceiver.c): what it has of a branch that is given up
+// may be all there is of it, and so may what the leader has removed long ago. Where
+// the data ends does not count: a standby receives more than it has replayed.
 func (r *runner) onlyHere(ctx context.Context) ([]string, error) {
 	l := r.plan.Local
-	if l == nil || l.Unknown != "" || !l.Diverged {
-		return r.state.OnlyHere, nil // of another way that was begun
+	if l == nil || l.History.Timeline == 0 {
+		return r.state.OnlyHere, nil // of another way that was begun, or nothing is known
 	}
 	dir, size := filepath.Join(r.dir(), "pg_wal"), l.control.SegmentSize
-	found, err := archive.Unarchived(ctx, r.opts.Repo, l.History, size, dir, l.End, map[pg.Segment]bool{})
+	found, err := archive.Unarchived(ctx, r.opts.Repo, l.History, size, dir, pg.MaxLSN, map[pg.Segment]bool{})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("look for unarchived WAL: %w", err)
 	}
+	found = slices.DeleteFunc(found, func(s archive.LocalSegment) bool {
+		return l.followed() && r.plan.kept != 0 && size.Start(s.Number) >= r.plan.kept
+	})
 	var out []string
 	for _, s := range found {
 		name := s.Name(size)
