@@ -95,6 +95,12 @@ func Run(ctx context.Context, p Plan, o RunOptions) (Result, error) {
 	published.retract()
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		err = finding.WithHint(err, "make room for %s and run it again: what was fetched is kept", p.Dir.Path)
+	} else if _, stateErr := readState(p.Dir.Path); err != nil && stateErr == nil {
+		hint := fmt.Sprintf("no server can start in %s until it is whole; the same command goes on from here", p.Dir.Path)
+		if cause := finding.Hint(err); cause != "" {
+			hint = cause + "; " + hint
+		}
+		err = finding.WithHint(err, "%s", hint)
 	}
 	r.result.Duration = time.Since(r.meter.start)
 	return r.result, errors.Join(err, l.release(), r.tidy(err))

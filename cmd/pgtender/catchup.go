@@ -121,6 +121,9 @@ func (a *app) catchup(ctx context.Context, n *node, f catchupFlags) error {
 	if err != nil {
 		return err
 	}
+	if err := n.notLeader(ctx, gather.Dir); err != nil {
+		return err
+	}
 	if !f.plan {
 		if err := n.patroniAway(ctx, gather.Dir); err != nil {
 			return err
@@ -168,8 +171,8 @@ func printCaughtUp(w io.Writer, p catchup.Plan, r catchup.Result) {
 // patroniAway refuses to work under a Patroni that would start the server in the
 // middle of it.
 func (n *node) patroniAway(ctx context.Context, dir string) error {
-	p, known, err := n.patroni()
-	if err != nil || !known || filepath.Clean(p.Postgres.DataDir) != filepath.Clean(dir) && !pg.SameDir(p.Postgres.DataDir, dir) || p.RESTAPI.URL() == "" {
+	p, own := n.ownPatroni(dir)
+	if !own || p.RESTAPI.URL() == "" {
 		return nil // there is none, or it is not about this directory
 	}
 	c, err := rest.New(p.Ctl, 0)
@@ -183,6 +186,34 @@ func (n *node) patroniAway(ctx context.Context, dir string) error {
 	}
 	return finding.WithHint(fmt.Errorf("Patroni runs on this member (%s) and would start the server in the middle of it", s.RawState),
 		"run: pgtender catchup --member %s; or stop Patroni first", p.Name)
+}
+
+// ownPatroni gives the configuration of this member's Patroni, if the directory is
+// that member's.
+func (n *node) ownPatroni(dir string) (patroni.Config, bool) {
+	p, known, err := n.patroni()
+	if err != nil || !known {
+		return p, false
+	}
+	return p, filepath.Clean(p.Postgres.DataDir) == filepath.Clean(dir) || pg.SameDir(p.Postgres.DataDir, dir)
+}
+
+// notLeader refuses the directory of whoever leads the cluster: there is nobody for
+// it to follow.
+func (n *node) notLeader(ctx context.Context, dir string) error {
+	p, own := n.ownPatroni(dir)
+	if !own {
+		return nil
+	}
+	c, err := n.cluster(ctx)
+	if err != nil {
+		return err
+	}
+	if c.Leader == "" || c.Leader != p.Name {
+		return nil
+	}
+	return finding.WithHint(fmt.Errorf("%s is the directory of %s, which leads the cluster %s and follows nobody", dir, p.Name, c.Scope),
+		"run it on the member that is to come back, or: pgtender catchup --member MEMBER")
 }
 
 // catchupMember asks a member's Patroni.
@@ -234,7 +265,12 @@ func (n *node) reinitialize(ctx context.Context, member string, force bool) (f *
 	}
 	if err := client.Reinitialize(ctx, m.APIURL, force); err != nil {
 		client.Close()
-		return nil, nil, fmt.Errorf("have %s rebuilt: %w", member, err)
+		err = fmt.Errorf("have %s rebuilt: %w", member, err)
+		var refused *rest.RefusedError
+		if errors.As(err, &refused) && strings.Contains(refused.Text, "already in progress") && !force {
+			err = finding.WithHint(err, "wait until that has ended, and see the members with: pgtender topology; --force ends it, but then Patroni removes the data directory")
+		}
+		return nil, nil, err
 	}
 	return &follower{client: client, name: member, api: m.APIURL, log: n.log}, client.Close, nil
 }

@@ -74,10 +74,11 @@ func (f *follower) run(ctx context.Context) (caughtUp, error) {
 func (f *follower) look(ctx context.Context) (*caughtUp, error) {
 	s, err := f.client.Status(ctx, f.api)
 	if err != nil {
-		if ctx.Err() == nil {
-			f.tell(ctx, "does not answer: "+err.Error())
+		if ctx.Err() != nil {
+			return nil, nil
 		}
-		return nil, nil
+		f.tell(ctx, "does not answer: "+err.Error())
+		return nil, f.patience("does not answer", "see whether its node is up and its Patroni runs; whatever it does goes on without this command")
 	}
 	f.tell(ctx, s.RawState)
 	switch s.State {
@@ -92,13 +93,19 @@ func (f *follower) look(ctx context.Context) (*caughtUp, error) {
 		return nil, nil
 	}
 	f.began = true
+	return nil, f.patience(fmt.Sprintf("is %q", s.RawState), "its Patroni's log has the output of create-replica")
+}
+
+// patience is an error once the member has been neither rebuilt nor running for too
+// long.
+func (f *follower) patience(is, hint string) error {
 	if f.broken.IsZero() {
 		f.broken = time.Now()
 	}
-	if time.Since(f.broken) > given {
-		return nil, finding.WithHint(fmt.Errorf("member %s is %q: %w", f.name, s.RawState, errNotStreaming), "its Patroni's log has the output of create-replica")
+	if time.Since(f.broken) <= given {
+		return nil
 	}
-	return nil, nil
+	return finding.WithHint(fmt.Errorf("member %s %s: %w", f.name, is, errNotStreaming), "%s", hint)
 }
 
 // streams says whether a running member receives WAL from the leader. Patroni

@@ -10,7 +10,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/pgtender/pgtender/dcs/mem"
 	"github.com/pgtender/pgtender/internal/config"
+	"github.com/pgtender/pgtender/internal/finding"
 )
 
 // A directory has many names, and Patroni knows one of them. The server is down in
@@ -44,6 +46,32 @@ func TestPatroniIsNoticedByWhateverNameTheDirectoryHas(t *testing.T) {
 	} {
 		if err := n.patroniAway(t.Context(), name); (err != nil) != refused {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// The plan of a leader's own directory would be to follow itself.
+func TestTheLeaderIsNotCaughtUp(t *testing.T) {
+	dir := t.TempDir()
+	store := mem.New()
+	for key, value := range map[string]string{"service/lab/leader": "pg1", "service/lab/initialize": "7711327895676495429"} {
+		if _, _, err := store.Create(t.Context(), key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, leads := range map[string]bool{"pg1": true, "pg2": false} {
+		yml := filepath.Join(dir, name+".yml")
+		text := "scope: lab\nname: " + name + "\netcd3:\n  host: 127.0.0.1:1\npostgresql:\n  data_dir: " + dir + "\n"
+		if err := os.WriteFile(yml, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		n := &node{Config: config.Default(), log: slog.New(slog.DiscardHandler), opened: &opened{dcsStore: store}}
+		n.Patroni = yml
+		if err := n.notLeader(t.Context(), dir); (err != nil) != leads || leads && finding.Hint(err) == "" {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := n.notLeader(t.Context(), t.TempDir()); err != nil {
+			t.Errorf("another directory on %s: %v", name, err)
 		}
 	}
 }
