@@ -51,11 +51,21 @@ func (l *LocalFacts) lowerBound(start pg.LSN) (lower pg.LSN, why string) {
 // its own first checkpoint, and no record says which that is. So of each timeline
 // that was written past the fork there must be a checkpoint before the fork, or
 // the directory itself must be the server that was promoted and has made none.
-func (l *LocalFacts) hintRedo(ctx context.Context, w *walReader) error {
+func (l *LocalFacts) hintRedo(ctx context.Context, w *walReader, dir string) error {
 	l.HintRedo = l.Redo
-	if l.control.DataChecksumVersion == 0 && (l.own.parameters || l.own.from > l.Fork) {
-		l.HintRedo, l.HintsUnknown = 0, "wal_log_hints may not have been on all the time"
-		return nil
+	if !l.control.WALLogHints || l.own.parameters || l.own.from > l.Fork {
+		// All rests on page checksums.
+		why := "wal_log_hints may not have been on all the time"
+		if l.control.DataChecksumVersion != 0 {
+			var err error
+			if why, err = l.rewritten(dir); err != nil {
+				return err
+			}
+		}
+		if why != "" {
+			l.HintRedo, l.HintsUnknown = 0, why
+			return nil
+		}
 	}
 	if l.passedAsStandby() {
 		redo, why, err := w.decidedBefore(ctx, l.Fork)

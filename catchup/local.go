@@ -198,7 +198,7 @@ func (l *LocalFacts) extent(ctx context.Context, r *repo.Repo, dir string) error
 		return nil
 	}
 	l.Lost = own.lost(l)
-	return l.hintRedo(ctx, w)
+	return l.hintRedo(ctx, w, dir)
 }
 
 // countAtMost is how many bytes of WAL from before the last checkpoint are read
