@@ -39,11 +39,12 @@ const (
 // copyChanged stores the pages that changed, of n bytes of a relation's file
 // from off on, and gives the frames they went into.
 func (w *worker) copyChanged(ctx context.Context, f *file, h *os.File, off, n int64) ([]repo.Frame, error) {
-	cache := watchCache(h, off, n)
+	cache := watchPages(h, off, n)
 	defer cache.drop()
 	out := scatter{worker: w, file: f}
 	var err error
 	if w.selector.blocks == nil {
+		cache.look(off, n)
 		err = w.scanPages(ctx, &out, h, &cache, off, n)
 	} else {
 		err = w.readPages(ctx, &out, h, &cache, off, n)
@@ -104,6 +105,7 @@ func (w *worker) readPages(ctx context.Context, out *scatter, h *os.File, cache 
 	for begin, end := range w.selector.runs(f, f.base, low, high) {
 		for at, last := int64(begin-first)*size, int64(end-first)*size; at < last; {
 			x := extent{at, min(last-at, int64(len(buf))-length)}
+			cache.look(x.off, x.n)
 			// Asked for together, so that the disk is not idle between them.
 			cache.prefetch(x.off, x.n)
 			some = append(some, x)
