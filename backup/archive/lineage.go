@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pgtender/pgtender/backup/repo"
+	"github.com/pgtender/pgtender/internal/finding"
 	"github.com/pgtender/pgtender/internal/pg"
 )
 
@@ -188,7 +189,7 @@ func chooseLineage(asked pg.Timeline, histories []pg.History) (pg.History, error
 	}
 	switch len(found) {
 	case 0:
-		return pg.History{}, fmt.Errorf("timeline %s: %w", asked, ErrNoHistory)
+		return pg.History{}, finding.WithHint(fmt.Errorf("timeline %s: %w", asked, ErrNoHistory), "pgtender info lists the timelines that are archived")
 	case 1:
 		return found[0], nil
 	}
