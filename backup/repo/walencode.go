@@ -5,6 +5,7 @@ import (
 	"io"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"github.com/pgtender/pgtender/backup/storage"
 )
@@ -15,6 +16,11 @@ const walSpool = 64 << 20
 
 // walWorkers is how many chunks of one segment are compressed at once at most.
 const walWorkers = 4
+
+// walsEncoded is how many segments are being encoded. They share the processors:
+// where there are as many as these, each is compressed by one goroutine, which waits
+// for no other.
+var walsEncoded atomic.Int32
 
 // walMemory is what encoding a segment takes. It is used again for the next one:
 // memory that is new costs a fault for every page and is cleared, which was a
@@ -51,8 +57,13 @@ func (r *Repo) encodeChunks(h *WALHeader, out io.Writer, segment io.ReaderAt, m 
 		digest: newHasher(), written: sync.NewCond(new(sync.Mutex)),
 	}
 	n := int((e.length + walChunk - 1) / walChunk)
-	workers := min(walWorkers, runtime.GOMAXPROCS(0))
-	each(workers, min(workers, n), func(i int) { e.work(&m.workers[i].raw, &m.workers[i].stored) })
+	workers := min(walWorkers, n, runtime.GOMAXPROCS(0)/int(walsEncoded.Add(1)))
+	defer walsEncoded.Add(-1)
+	if workers <= 1 {
+		e.work(&m.workers[0].raw, &m.workers[0].stored)
+	} else {
+		each(workers, workers, func(i int) { e.work(&m.workers[i].raw, &m.workers[i].stored) })
+	}
 	h.Digest = e.digest.digest()
 	return e.table, e.err
 }

@@ -45,7 +45,7 @@ func parseAnswer(b []byte, segment string) (log string, done bool, rest []byte, 
 	length, ok := cutPrefix(line, "done "+segment+" ")
 	n, numErr := strconv.Atoi(length)
 	switch {
-	case !ok || numErr != nil || n < len(log) || n > maxAnswer:
+	case !ok || numErr != nil || strconv.Itoa(n) != length || n < len(log) || n > maxAnswer:
 		return "", false, nil, errAnswer
 	case len(log) < n:
 		return "", false, []byte(text), nil

@@ -11,6 +11,7 @@ func FuzzAnswer(f *testing.F) {
 	const segment = "000000010000000000000007"
 	f.Add([]byte(Beat+string(Done(segment, "log\n"))), 7)
 	f.Add(No(), 1)
+	f.Add([]byte("done "+segment+" 04\n0000"), 145)
 	f.Fuzz(func(t *testing.T, b []byte, piece int) {
 		piece = max(1, piece)
 		var got []byte
