@@ -112,16 +112,16 @@ func (s *shared) ofServer(ctx context.Context, r *repo.Repo) bool {
 }
 
 // archive stores one segment, and leaves no trace where it cannot.
-func (s *shared) archive(ctx context.Context, path string, late bool) (archive.PushResult, error) {
+func (s *shared) archive(ctx context.Context, path string, how agent.How) (archive.PushResult, error) {
 	r, err := s.repository(ctx)
 	if err != nil {
 		return archive.PushResult{}, err
 	}
 	opts := archive.PushOptions{
-		Path: path, Assist: true, Pacer: &s.pacer, Log: s.node.log,
+		Path: path, Assist: true, Expected: how.Expected, Pacer: &s.pacer, Log: s.node.log,
 		CheckOwner: func(ctx context.Context) error { return s.checkOwner(ctx, r) },
 	}
-	if !late {
+	if !how.Late {
 		opts.Grace = s.node.standbyGrace()
 	}
 	return archive.Push(ctx, r, opts)

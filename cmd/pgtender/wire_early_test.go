@@ -129,7 +129,7 @@ func TestAnArchivePushEndsBeforeItBegins(t *testing.T) {
 	fingerprint := fingerprintOf(t, content)
 	a := &agent.Agent{
 		Fingerprint: fingerprint, Early: (&standIn{socket: socket, fingerprint: fingerprint}).judge,
-		Pusher: &agent.Pusher{WALDir: walDir, Archive: func(context.Context, string, bool) (archive.PushResult, error) {
+		Pusher: &agent.Pusher{WALDir: walDir, Archive: func(context.Context, string, agent.How) (archive.PushResult, error) {
 			archived.Add(1)
 			return archive.PushResult{Outcome: archive.Stored}, nil
 		}, Timeout: 1 << 40},

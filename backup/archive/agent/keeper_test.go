@@ -33,7 +33,7 @@ func keep(t testing.TB, c *pgtest.Cluster, r *repo.Repo, grace time.Duration, ro
 	walDir := filepath.Join(c.DataDir, "pg_wal")
 	pusher := &agent.Pusher{
 		WALDir: walDir, Timeout: time.Minute, Ahead: archive.AheadOptions{Workers: 2},
-		Archive: func(ctx context.Context, path string, _ bool) (archive.PushResult, error) {
+		Archive: func(ctx context.Context, path string, _ agent.How) (archive.PushResult, error) {
 			return archive.Push(ctx, r, archive.PushOptions{Path: path, Assist: true})
 		},
 	}

@@ -23,8 +23,8 @@ type Pusher struct {
 	// WALDir is the member's pg_wal; files elsewhere are refused.
 	WALDir string
 	// Archive stores one segment, as [archive.Push] with Assist does: it leaves
-	// no trace where it fails. late: nobody else is to be waited for.
-	Archive func(ctx context.Context, path string, late bool) (archive.PushResult, error)
+	// no trace where it fails.
+	Archive func(ctx context.Context, path string, how How) (archive.PushResult, error)
 	Ahead   archive.AheadOptions
 	Timeout time.Duration  // of one segment
 	Pacer   *archive.Pacer // that Archive uses is told what waits; nil: there is none
@@ -38,6 +38,12 @@ type Pusher struct {
 	running  sync.WaitGroup
 	failed   time.Time // of the last attempt; zero if that succeeded
 	stats    PushStats
+}
+
+// How says how a segment is to be archived.
+type How struct {
+	Late     bool // nobody else is to be waited for
+	Expected bool // the repository most likely has it, see [archive.PushOptions]
 }
 
 // PushStats count what a Pusher did.
@@ -63,7 +69,7 @@ type job struct {
 	name   string
 	id     identity
 	begun  bool
-	late   bool
+	how    How
 	done   chan struct{} // closed at the end
 	result archive.PushResult
 	err    error
@@ -164,7 +170,7 @@ func (p *Pusher) start(life context.Context, name string, how urgency) (*job, er
 	}
 	j, ok := p.jobs[name]
 	if !ok {
-		j = &job{name: name, id: id, late: how.late, done: make(chan struct{})}
+		j = &job{name: name, id: id, how: How{Late: how.late, Expected: how.asked && !how.known}, done: make(chan struct{})}
 		p.jobs[name] = j
 		p.queue = append(p.queue, j)
 	}
@@ -202,7 +208,7 @@ func (p *Pusher) run(life context.Context, j *job, asked bool) {
 		j.err = errFailing
 	default:
 		ctx, cancel := context.WithTimeoutCause(life, p.Timeout, fmt.Errorf("not archived within %s", p.Timeout))
-		j.result, j.err = p.Archive(ctx, filepath.Join(p.WALDir, j.name), j.late)
+		j.result, j.err = p.Archive(ctx, filepath.Join(p.WALDir, j.name), j.how)
 		cancel()
 	}
 	p.finish(life, j)

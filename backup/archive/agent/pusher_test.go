@@ -49,9 +49,10 @@ type recorder struct {
 	hold     chan struct{} // if set: an attempt waits for it
 	most, at int           // attempts at the same time
 	late     []string      // of archived: those that nobody else is waited for
+	expected int           // of archived: those that the repository is asked for first
 }
 
-func (r *recorder) archive(ctx context.Context, path string, late bool) (archive.PushResult, error) {
+func (r *recorder) archive(ctx context.Context, path string, how agent.How) (archive.PushResult, error) {
 	r.mu.Lock()
 	r.at++
 	r.most = max(r.most, r.at)
@@ -71,8 +72,11 @@ func (r *recorder) archive(ctx context.Context, path string, late bool) (archive
 		return archive.PushResult{}, r.fail
 	}
 	r.archived = append(r.archived, filepath.Base(path))
-	if late {
+	if how.Late {
 		r.late = append(r.late, filepath.Base(path))
+	}
+	if how.Expected {
+		r.expected++
 	}
 	return archive.PushResult{Outcome: archive.Stored}, nil
 }
@@ -172,8 +176,14 @@ func TestWhatIsRememberedIsForPostgreSQL(t *testing.T) {
 	if err := os.Rename(filepath.Join(dir, "archive_status", name(4)+".ready"), filepath.Join(dir, "archive_status", name(4)+".done")); err != nil {
 		t.Fatal(err)
 	}
+	if r.expected != 0 {
+		t.Errorf("%d of what was new was expected to be there", r.expected)
+	}
 	push("an operator", 3)
 	push("an operator again", 4)
+	if r.expected != 2 {
+		t.Errorf("%d of what PostgreSQL had archived was expected to be there, want 2", r.expected)
+	}
 }
 
 func TestAFailureIsNoAnswer(t *testing.T) {
