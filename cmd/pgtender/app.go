@@ -62,7 +62,8 @@ func run(ctx context.Context, args, environ []string, s streams) int {
 		fmt.Fprint(s.err, message(err))
 	}
 	if isArchiveGet(root, cmd, args) {
-		return archiveGetCode(ctx, err, standbyMode(dataDirOf(cmd.Flags().Arg(1))))
+		name, dest := cmd.Flags().Arg(0), cmd.Flags().Arg(1)
+		return archiveGetCode(ctx, err, standbyMode(dataDirOf(dest)) || ownHistory(name, dest))
 	}
 	return exitCode(ctx, err)
 }

@@ -30,7 +30,9 @@ Exit status:
   255  anything else: the repository does not answer, the object is damaged,
        wrong usage or configuration. Recovery stops instead of ending early.
        Where standby.signal is in force it is 1 (2 for usage and configuration),
-       because a standby can stream what the archive does not give
+       because a standby can stream what the archive does not give; and at the
+       end of a recovery, for the history that the server has in pg_wal itself:
+       a promotion must not depend on the repository
   143  ended by SIGTERM (128 and its number for any other signal)`,
 		Example: "  restore_command = 'pgtender archive-get %f %p'",
 		Args:    cobra.ExactArgs(2),
@@ -63,6 +65,10 @@ type getRequest struct {
 
 func (n *node) archiveGet(ctx context.Context, q getRequest) error {
 	name, dest := q.name, q.dest
+	if ownHistory(name, dest) {
+		n.log.DebugContext(ctx, "not asked of the archive: the server has it where it is needed", "file", name)
+		return exitError{code: exitFailed}
+	}
 	opts := archive.GetOptions{Name: name, Dest: dest, Log: n.log, SeenFile: besideWAL(dest, ".pgtender-seen"), Streamed: q.streamed}
 	if n.wantsAhead(q) {
 		if n.fromSpool(ctx, q) {
@@ -117,10 +123,10 @@ func isArchiveGet(root, cmd *cobra.Command, args []string) bool {
 
 // archiveGetCode is [exitCode] for archive-get, which has to say that something
 // failed in a way that recovery does not take for the end of the archive, unless
-// standby.signal is in force in the data directory concerned.
-func archiveGetCode(ctx context.Context, err error, standby bool) int {
+// the server can do without it: see standbyMode and ownHistory.
+func archiveGetCode(ctx context.Context, err error, spared bool) int {
 	code := exitCode(ctx, err)
-	if chosen := (exitError{}); code == exitOK || code > exitSignal || standby || errors.As(err, &chosen) {
+	if chosen := (exitError{}); code == exitOK || code > exitSignal || spared || errors.As(err, &chosen) {
 		return code
 	}
 	return exitStop
