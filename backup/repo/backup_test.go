@@ -96,6 +96,14 @@ func TestIncrementalsMapEveryPageToItsLastGeneration(t *testing.T) {
 		}
 		sameTree(t, got, want)
 	}
+	for _, limit := range []int{1, 100} { // the tables of one file, and of a few
+		defer repo.LimitTables(limit)()
+		got, err := readBack(ctx, r, repotest.ID(4))
+		if err != nil {
+			t.Fatalf("with %d bytes of frame tables at a time: %v", limit, err)
+		}
+		sameTree(t, got, states[3])
+	}
 
 	m, err := r.OpenManifest(ctx, repotest.ID(5))
 	if err != nil {

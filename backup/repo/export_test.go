@@ -1,5 +1,13 @@
 package repo
 
+// LimitTables sets how many bytes of frame tables are in memory together, until
+// undo is called.
+func LimitTables(n int) (undo func()) {
+	was := locateTables
+	locateTables = n
+	return func() { locateTables = was }
+}
+
 // FixHeader recomputes the checksum of an object's header.
 func FixHeader(b []byte) {
 	switch string(b[:8]) {

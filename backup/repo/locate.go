@@ -16,11 +16,16 @@ type Want struct {
 	Pages func(page uint32) bool
 }
 
-// A batch of files whose maps and tables are in memory together ends at either.
+// A batch of files whose maps are in memory together ends at either.
 const (
 	locateFiles = 1024
-	locatePages = 1 << 20 // of 8 KiB: 8 GiB; at most some 10 MB of tables
+	locatePages = 1 << 20 // of 8 KiB: 8 GiB; a map has a byte for each
 )
+
+// locateTables is how many stored bytes of frame tables are in memory together, if
+// one file has no more. In memory they are some eight times as many: a frame of four
+// scattered pages is 9 bytes here and 72 there.
+var locateTables = 1 << 20 // a variable for tests
 
 // Locate gives the reads that yield the wanted pages of files, each from its
 // final place: file by file, and within a file in the order of its pages, from
@@ -64,6 +69,33 @@ func (m *Manifest) locate(ctx context.Context, batch []Want, yield func(Read, er
 		yield(Read{}, err)
 		return false
 	}
+	for len(batch) > 0 {
+		n := tablesTogether(maps)
+		if !m.locateFiles(ctx, batch[:n], maps[:n], yield) {
+			return false
+		}
+		batch, maps = batch[n:], maps[n:]
+	}
+	return true
+}
+
+// tablesTogether is how many of the files, at least one, have their frame tables in
+// memory together.
+func tablesTogether(maps []PageMap) int {
+	stored := 0
+	for i := range maps {
+		for _, g := range maps[i].Generations {
+			stored += int(g.Table.Length)
+		}
+		if stored > locateTables && i > 0 {
+			return i
+		}
+	}
+	return len(maps)
+}
+
+// locateFiles yields the reads of files whose maps are known.
+func (m *Manifest) locateFiles(ctx context.Context, batch []Want, maps []PageMap, yield func(Read, error) bool) bool {
 	tables, err := m.readTables(ctx, batch, maps)
 	if err != nil {
 		yield(Read{}, err)

@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
-	"runtime/debug"
 	"time"
 
 	"github.com/pgtender/pgtender/backup"
@@ -21,15 +19,6 @@ type backupResult struct {
 // the interface.
 type synthesisResult struct {
 	Backup repo.Backup `json:"backup"`
-}
-
-// lessGarbage makes the collector begin when a third more than what is in use has
-// been taken, rather than as much again: nearly all of what a synthesis uses are
-// large buffers, which cost the collector nothing. GOGC overrules it.
-func lessGarbage() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(33)
-	}
 }
 
 func (n *node) synthesizeOptions(r *repo.Repo, progress func(backup.Progress)) backup.SynthesizeOptions {

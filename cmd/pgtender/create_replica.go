@@ -95,6 +95,7 @@ func (a *app) createReplica(ctx context.Context, n *node, call hook.Call, f repl
 	}
 	m := a.newMeter(n.log)
 	defer m.end()
+	lessGarbage()
 	return catchup.CreateReplica(ctx, catchup.ReplicaOptions{
 		Gather: gather,
 		Run: catchup.RunOptions{

@@ -148,6 +148,7 @@ func (a *app) carryOut(ctx context.Context, n *node, r *repo.Repo, plan catchup.
 	}
 	m := a.newMeter(n.log)
 	defer m.end()
+	lessGarbage()
 	return catchup.Run(ctx, plan, catchup.RunOptions{
 		Repo: r, RestoreCommand: command, Workers: n.Restore.Workers, Member: n.member(),
 		Progress: func(p catchup.Progress) { m.report(p.Phase, p.Done, p.Total) }, Log: n.log,
