@@ -196,6 +196,10 @@ func (r *prefetching) list(ctx context.Context) error {
 // fill begins fetches as far as there is room, and gives the number of segments
 // that lie in the spool.
 func (r *prefetching) fill(ctx context.Context) int {
+	// What is being fetched comes into the spool and stops to be counted as running
+	// under the lock too: it is never missed, but may count twice for a moment.
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	here := map[pg.SegmentNumber]bool{}
 	for _, f := range r.spool.files() {
 		seg, err := pg.ParseSegment(f[:24], r.size)
@@ -208,8 +212,6 @@ func (r *prefetching) fill(ctx context.Context) int {
 	if len(r.ahead) > 0 && !r.spool.roomy(r.Bytes) {
 		return len(here)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	for len(r.ahead) > 0 && r.running < max(1, r.Workers) && int64(len(here)+r.running+1)*int64(r.size) <= r.Bytes {
 		o := r.ahead[0]
 		r.ahead, r.next = r.ahead[1:], o.Segment.Number+1

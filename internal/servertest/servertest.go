@@ -7,10 +7,12 @@ package servertest
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -149,4 +151,29 @@ func (o *output) String() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.buf.String()
+}
+
+// Pause stops the process in its tracks, until a SIGCONT. It waits until each of
+// its threads has stopped: kill(2) returns before, and one that runs just then may
+// still answer a request.
+func (p *Process) Pause(t testing.TB) {
+	t.Helper()
+	if err := p.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(time.Minute); !p.paused(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s has not stopped", p.cmd.Path)
+		}
+	}
+}
+
+// paused reports whether all threads are in the state that proc(5) calls T.
+func (p *Process) paused() bool {
+	stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
+	return err == nil && len(stats) > 0 && !slices.ContainsFunc(stats, func(path string) bool {
+		b, err := os.ReadFile(path)
+		state := bytes.LastIndexByte(b, ')') + 2 // behind the name, which may have any character
+		return err == nil && (len(b) <= state || b[state] != 'T')
+	})
 }

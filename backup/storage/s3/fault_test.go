@@ -273,9 +273,7 @@ func TestStalledServer(t *testing.T) {
 	if err := storage.PutBytes(t.Context(), s, "k", content(1000), storage.PutOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := server.proc.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	server.proc.Pause(t)
 	began := time.Now()
 	_, err := storage.ReadAll(t.Context(), s, "k", 1000)
 	if err == nil || !storage.Retryable(err) || errors.Is(err, storage.ErrNotExist) {
