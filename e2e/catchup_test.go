@@ -125,7 +125,7 @@ func (c *catchups) behind(t *testing.T) {
 	if !strings.Contains(plan.stdout, string(catchup.ByMaps)) || !strings.Contains(plan.stdout, string(catchup.FullRestore)) {
 		t.Errorf("the plan is %s", plan.stdout)
 	}
-	c.refusedWhileItRuns(t, leader)
+	c.refused(t, leader, []string{"catchup"}, "leads the cluster", "hint: ")
 	done := c.must(t, replica, "catchup", "--way", "maps", "--json")
 	var result struct {
 		Result struct {
@@ -147,11 +147,7 @@ func (c *catchups) behind(t *testing.T) {
 	c.StartNode(replica)
 	c.WaitStreaming(1)
 	sameContent(t, c.site, leader, replica)
-}
-
-func (c *catchups) refusedWhileItRuns(t *testing.T, leader *lab.Node) {
-	t.Helper()
-	c.refused(t, leader, []string{"catchup"}, "Patroni runs on this member", "hint: ")
+	c.refused(t, replica, []string{"catchup"}, "Patroni runs on this member", "hint: ")
 }
 
 // returned waits until a member streams, and checks how it was brought back.

@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"syscall"
@@ -156,6 +157,15 @@ func (f *faults) alive() []*lab.Node {
 func (f *faults) next(t *testing.T) {
 	t.Helper()
 	standby := f.WaitSyncStandby()
+	for _, n := range f.alive() {
+		// The new leader knows it first; what the members say of themselves comes
+		// with their next round.
+		waitFor(t, fmt.Sprintf("%s to see that %s is the source", n.Name, standby.Name), func() bool {
+			var got struct{ Source string }
+			f.query(t, n, &got, "topology")
+			return got.Source == standby.Name
+		})
+	}
 	for _, n := range f.alive() {
 		o := f.must(t, n, "backup", "--elect")
 		if took := o.stdout != ""; took != (n == standby) {
