@@ -21,6 +21,7 @@ func TestPartitions(t *testing.T) {
 	f.partitions(t, []faultStep{
 		{"the leader is cut from the repository", (*faults).leaderWithoutRepository},
 		{"the leader is cut from the DCS", (*faults).leaderWithoutDCS},
+		{"the leader dies and nobody reaches the repository", (*faults).leaderDiesWithoutRepository},
 		{"the DCS is down", (*faults).withoutDCS},
 	})
 }
@@ -40,6 +41,7 @@ func TestSoakPartitions(t *testing.T) {
 					{"a backup whose source is cut from the repository", (*faults).sourceWithoutRepository},
 					{"a backup whose source is cut from the DCS", (*faults).sourceWithoutDCS},
 					{"the leader is cut from the DCS", (*faults).leaderWithoutDCS},
+					{"the leader dies and nobody reaches the repository", (*faults).leaderDiesWithoutRepository},
 					{"the DCS is down", (*faults).withoutDCS},
 				})
 			}
@@ -98,6 +100,26 @@ func (f *faults) leaderWithoutRepository(t *testing.T) {
 		t.Errorf("check does not say that the repository cannot be reached: %v", o)
 	}
 	f.store[leader.Name].Mend()
+	a.whole(t)
+	f.verified(t)
+}
+
+// leaderDiesWithoutRepository: a standby is promoted all the same, and what it has
+// of the leader's WAL comes into the archive later.
+func (f *faults) leaderDiesWithoutRepository(t *testing.T) {
+	a, leader, next := f.archived(), f.Leader(), f.WaitSyncStandby()
+	for _, way := range f.store {
+		way.Cut()
+	}
+	a.work(t, server(f.site, leader))
+	if got := failOver(t, f.site, leader); got != next {
+		t.Errorf("%s leads, want %s", got.Name, next.Name)
+	}
+	for _, way := range f.store {
+		way.Mend()
+	}
+	a.work(t, server(f.site, next))
+	f.healed(t)
 	a.whole(t)
 	f.verified(t)
 }
