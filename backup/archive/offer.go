@@ -1,7 +1,6 @@
 package archive
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -101,13 +100,13 @@ func (p *pusher) yield(ctx context.Context, f *segmentFile, own pg.History, name
 }
 
 // running reports whether the server of a data directory is there and does not
-// shut down. The eighth line of postmaster.pid tells (LOCK_FILE_LINE_PM_STATUS,
-// pidfile.h). An archiver works off all that waits before a shutdown ends.
+// shut down, as far as its postmaster.pid tells. An archiver works off all that
+// waits before a shutdown ends.
 func running(dataDir string) bool {
 	content, err := os.ReadFile(filepath.Join(dataDir, "postmaster.pid"))
 	if err != nil {
 		return false
 	}
-	lines := bytes.Split(content, []byte("\n"))
-	return len(lines) < 8 || string(bytes.TrimSpace(lines[7])) != "stopping"
+	p, err := pg.ParsePostmaster(content)
+	return err != nil || p.Status != "stopping"
 }

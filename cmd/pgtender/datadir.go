@@ -41,10 +41,11 @@ func standbyMode(dataDir string) bool {
 // history that it followed itself, to write the next timeline's from it. That
 // request comes after standby.signal and recovery.signal were removed (StartupXLOG
 // in PostgreSQL's xlog.c, writeTimeLineHistory in timeline.c), so that a status
-// above 125 would not stop recovery but undo a promotion. Told that the archive has none the
-// server takes the file in pg_wal, which is the one it followed. Timeline 1 has
-// no history, and is asked for all the same. A history that is not in pg_wal is
-// not its own in this sense: the server would go on as if there were none.
+// above 125 would not stop recovery but undo a promotion. Told that the archive
+// has none the server takes the file in pg_wal, which is the one it followed.
+// Timeline 1 has no history, and is asked for all the same. A history that is not
+// in pg_wal is not its own in this sense: the server would go on as if there were
+// none.
 func ownHistory(name, dest string) bool {
 	dir := dataDirOf(dest)
 	if dir == "" || filepath.Base(dest) != "RECOVERYHISTORY" {
