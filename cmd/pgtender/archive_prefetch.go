@@ -53,7 +53,7 @@ func (n *node) prefetch(ctx context.Context, dest string, t pg.Timeline) error {
 	}
 	p := archive.Prefetch{
 		Repo: r, WALDir: filepath.Dir(dest), Reader: reader, Lineage: n.lineage(r, t, dir),
-		Bytes: int64(n.Archive.Prefetch), Workers: n.Archive.Workers, Alive: serverIn(dir), Log: n.log,
+		Bytes: int64(n.Archive.Prefetch), Workers: int(n.Archive.Workers), Alive: serverIn(dir), Log: n.log,
 	}
 	return p.Run(ctx)
 }

@@ -83,7 +83,7 @@ func (n *node) standbyGrace() time.Duration {
 // ahead says how much of a backlog is archived with one file.
 func (n *node) ahead(path string) archive.AheadOptions {
 	return archive.AheadOptions{
-		Segments: maxAhead, Bytes: int64(n.Archive.PushAhead), Workers: n.Archive.Workers, NotesFile: besideWAL(path, ".pgtender-archived"),
+		Segments: maxAhead, Bytes: int64(n.Archive.PushAhead), Workers: int(n.Archive.Workers), NotesFile: besideWAL(path, ".pgtender-archived"),
 	}
 }
 

@@ -118,7 +118,7 @@ func (n *node) applyBackupFlags(f backupFlags) error {
 		return usagef("--workers: %d is negative", f.workers)
 	}
 	if f.workers > 0 {
-		n.Backup.Workers = f.workers
+		n.Backup.Workers = config.Count(f.workers)
 	}
 	return nil
 }
@@ -239,7 +239,7 @@ func (n *node) backupOptions(r *repo.Repo, f backupFlags, d source) (backup.Opti
 	}
 	opts := backup.Options{
 		Repo: r, DataDir: dir, Source: n.connectLocal, Member: n.member(), ToolVersion: toolVersion(),
-		Label: f.label, Workers: n.Backup.Workers, MaxRate: int64(n.Backup.MaxRate), Fast: n.Backup.Checkpoint != "spread",
+		Label: f.label, Workers: int(n.Backup.Workers), MaxRate: int64(n.Backup.MaxRate), Fast: n.Backup.Checkpoint != "spread",
 		Kind: requests[f.kind], NoFallback: noFallback(n.Backup, time.Now()),
 		AllowDamagedPages: f.allowDamaged, ArchiveTimeout: time.Duration(n.Backup.ArchiveTimeout), Archive: push, Log: n.log,
 	}

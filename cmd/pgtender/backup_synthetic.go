@@ -23,7 +23,7 @@ type synthesisResult struct {
 
 func (n *node) synthesizeOptions(r *repo.Repo, progress func(backup.Progress)) backup.SynthesizeOptions {
 	return backup.SynthesizeOptions{
-		Repo: r, Member: n.member(), ToolVersion: toolVersion(), Workers: n.Backup.Workers, MaxRate: int64(n.Backup.MaxRate), Log: n.log, Progress: progress,
+		Repo: r, Member: n.member(), ToolVersion: toolVersion(), Workers: int(n.Backup.Workers), MaxRate: int64(n.Backup.MaxRate), Log: n.log, Progress: progress,
 	}
 }
 
@@ -66,7 +66,7 @@ func (a *app) printSynthetic(b repo.Backup) {
 // synthesizeIfDue makes a synthetic full backup of one that was just taken, if
 // the policy wants it. It gives nil if there is nothing to do.
 func (n *node) synthesizeIfDue(ctx context.Context, r *repo.Repo, taken *repo.Backup, progress func(backup.Progress)) (*repo.Backup, error) {
-	policy := backup.SyntheticPolicy{After: time.Duration(n.Backup.SyntheticAfter), Share: n.Backup.SyntheticShare}
+	policy := backup.SyntheticPolicy{After: time.Duration(n.Backup.SyntheticAfter), Share: int(n.Backup.SyntheticShare)}
 	if taken.Kind != repo.Incremental || policy == (backup.SyntheticPolicy{}) {
 		return nil, nil
 	}

@@ -145,7 +145,7 @@ func (a *app) catchup(ctx context.Context, n *node, f catchupFlags) error {
 	defer m.end()
 	lessGarbage()
 	result, err := catchup.Run(ctx, plan, catchup.RunOptions{
-		Repo: gather.Repo, Workers: n.Restore.Workers, Member: n.member(), Archive: n.archiveOld(gather.Repo), Audit: f.audit,
+		Repo: gather.Repo, Workers: int(n.Restore.Workers), Member: n.member(), Archive: n.archiveOld(gather.Repo), Audit: f.audit,
 		Progress: func(p catchup.Progress) { m.report(p.Phase, p.Done, p.Total) }, Log: n.log,
 	})
 	if err != nil {

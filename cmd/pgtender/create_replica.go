@@ -99,7 +99,7 @@ func (a *app) createReplica(ctx context.Context, n *node, call hook.Call, f repl
 	return catchup.CreateReplica(ctx, catchup.ReplicaOptions{
 		Gather: gather,
 		Run: catchup.RunOptions{
-			Repo: r, Workers: n.Restore.Workers, Member: n.member(), Archive: n.archiveOld(r),
+			Repo: r, Workers: int(n.Restore.Workers), Member: n.member(), Archive: n.archiveOld(r),
 			Audit:    f.audit,
 			Progress: func(p catchup.Progress) { m.report(p.Phase, p.Done, p.Total) }, Log: n.log,
 		},

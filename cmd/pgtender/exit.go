@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -75,7 +76,7 @@ func exitCode(ctx context.Context, err error) int {
 }
 
 // message renders an error for a person: each joined error on a line of its
-// own, and every hint found in the chain below.
+// own, and every hint found in the chain below, once.
 func message(err error) string {
 	var chosen exitError
 	if errors.As(err, &chosen) && chosen.err == nil {
@@ -83,7 +84,9 @@ func message(err error) string {
 	}
 	lines := []string{"error: " + strings.ReplaceAll(err.Error(), "\n", "\n       ")}
 	for _, h := range hints(err) {
-		lines = append(lines, "hint: "+h)
+		if line := "hint: " + h; !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
 	}
 	return strings.Join(lines, "\n") + "\n"
 }

@@ -383,7 +383,7 @@ func (n *node) openRepo(ctx context.Context, store storage.Store, systemID func(
 }
 
 func (n *node) repoOptions() repo.Options {
-	level := n.Backup.Level
+	level := int(n.Backup.Level)
 	if n.Backup.Compression == "none" {
 		level = repo.NoCompression
 	}

@@ -150,7 +150,7 @@ func (a *app) carryOut(ctx context.Context, n *node, r *repo.Repo, plan catchup.
 	defer m.end()
 	lessGarbage()
 	return catchup.Run(ctx, plan, catchup.RunOptions{
-		Repo: r, RestoreCommand: command, Workers: n.Restore.Workers, Member: n.member(),
+		Repo: r, RestoreCommand: command, Workers: int(n.Restore.Workers), Member: n.member(),
 		Progress: func(p catchup.Progress) { m.report(p.Phase, p.Done, p.Total) }, Log: n.log,
 	})
 }

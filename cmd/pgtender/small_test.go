@@ -18,6 +18,7 @@ import (
 	"github.com/pgtender/pgtender/dcs"
 	"github.com/pgtender/pgtender/dcs/mem"
 	"github.com/pgtender/pgtender/internal/config"
+	"github.com/pgtender/pgtender/internal/finding"
 )
 
 // The same timer on every member must not be content with no backup at all.
@@ -87,6 +88,15 @@ func TestADCSThatDoesNotAnswerComesWithAdvice(t *testing.T) {
 	_, err := n.source(t.Context(), "")
 	if text := message(err); !strings.Contains(text, "DCS is unavailable") || !strings.Contains(text, "hint: check the DCS section") {
 		t.Errorf("the message is %q", text)
+	}
+}
+
+// Two members with the same fault need the same advice.
+func TestAdviceIsGivenOnce(t *testing.T) {
+	err := errors.Join(finding.WithHint(errors.New("a is away"), "start it"), finding.WithHint(errors.New("b is away"), "start it"), finding.WithHint(errors.New("c is full"), "make room"))
+	want := "error: a is away\n       b is away\n       c is full\nhint: start it\nhint: make room\n"
+	if got := message(err); got != want {
+		t.Errorf("the message is\n%swant\n%s", got, want)
 	}
 }
 

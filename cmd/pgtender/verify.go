@@ -85,7 +85,7 @@ func (a *app) verify(ctx context.Context, n *node, ids []repo.BackupID, f verify
 	m := a.newMeter(n.log)
 	defer m.end()
 	o := backup.VerifyOptions{
-		Repo: r, Backups: ids, Deep: f.deep, Lineage: archive.LineageOptions{Leader: n.leaderHistory()}, Workers: n.Verify.Workers, By: whoami(), Log: n.log,
+		Repo: r, Backups: ids, Deep: f.deep, Lineage: archive.LineageOptions{Leader: n.leaderHistory()}, Workers: int(n.Verify.Workers), By: whoami(), Log: n.log,
 		Progress: func(done, total int64) { m.report("verify", done, total) },
 	}
 	if f.deep {

@@ -63,7 +63,7 @@ func (n *node) drillOptions(a *app, r *repo.Repo) (drill.Options, error) {
 	}
 	o := drill.Options{
 		Repo: r, ScratchDir: n.Verify.ScratchDir, BinDir: cmp.Or(n.Verify.BinDir, p.Postgres.BinDir), User: n.Verify.User,
-		Role: cmp.Or(n.Server.User, p.Postgres.Superuser.Username), Workers: n.Restore.Workers, By: whoami(), Log: n.log,
+		Role: cmp.Or(n.Server.User, p.Postgres.Superuser.Username), Workers: int(n.Restore.Workers), By: whoami(), Log: n.log,
 		RestoreCommand: func(plan catchup.Plan) (string, error) { return n.restoreCommand(a.configRead, r.Cluster(), plan) },
 	}
 	for _, c := range n.Verify.Checks {

@@ -231,7 +231,7 @@ func (s *shared) fetch(ctx context.Context, f *fetching, r *repo.Repo, walDir, r
 		f.reader = ""
 	}()
 	p := archive.Prefetch{
-		Repo: r, WALDir: walDir, Reader: reader, Inclusive: true, Bytes: int64(s.node.Archive.Prefetch), Workers: s.node.Archive.Workers,
+		Repo: r, WALDir: walDir, Reader: reader, Inclusive: true, Bytes: int64(s.node.Archive.Prefetch), Workers: int(s.node.Archive.Workers),
 		Alive: serverIn(filepath.Dir(walDir)), Log: s.node.log,
 		Lineage: func(ctx context.Context) (archive.Lineage, error) {
 			s.mu.Lock()

@@ -151,13 +151,13 @@ type Backup struct {
 	MaxLag Bytes `yaml:"max_lag"`
 	// Workers is the number of parallel readers and compressors. Default: the
 	// number of processors, at most 8.
-	Workers int `yaml:"workers"`
+	Workers Count `yaml:"workers"`
 	// MaxRate bounds what is read from the data directory, in bytes per
 	// second. Default: unbounded.
 	MaxRate Bytes `yaml:"max_rate"`
 	// Compression is zstd (default) or none; Level is zstd's (default 1).
 	Compression string `yaml:"compression"`
-	Level       int    `yaml:"level"`
+	Level       Count  `yaml:"level"`
 	// ArchiveTimeout is how long a finished copy waits for its WAL to reach
 	// the archive before the command gives up. Default 10m.
 	ArchiveTimeout Duration `yaml:"archive_timeout"`
@@ -176,14 +176,14 @@ type Backup struct {
 	// when a full backup is less than so many percent of all the stored bytes
 	// that it leans on. 0 is never. Default 0 and 50.
 	SyntheticAfter Duration `yaml:"synthetic_after"`
-	SyntheticShare int      `yaml:"synthetic_share"`
+	SyntheticShare Count    `yaml:"synthetic_share"`
 }
 
 // Restore settings, for restore, create-replica and bootstrap alike.
 type Restore struct {
 	// Workers is the number of parallel readers and writers. Default: the
 	// number of processors, at most 8.
-	Workers int `yaml:"workers"`
+	Workers Count `yaml:"workers"`
 	// MaxRate bounds what is read from the repository, in bytes per second.
 	// Default: unbounded.
 	MaxRate Bytes `yaml:"max_rate"`
@@ -196,7 +196,7 @@ type Archive struct {
 	PushTimeout Duration `yaml:"push_timeout"`
 	// Workers is how many segments are archived, or fetched ahead, at the same
 	// time. Default 4.
-	Workers int `yaml:"workers"`
+	Workers Count `yaml:"workers"`
 	// PushAhead is how many bytes of segments that wait behind the one that
 	// PostgreSQL asks for are archived along with it. Default 512MB; 0 archives
 	// nothing ahead.

@@ -72,6 +72,8 @@ func TestBadInputIsNamed(t *testing.T) {
 		"bad size":                      {content: "backup:\n  max_rate: 5 parsecs\n", want: []string{"[2:13]", "max_rate", "5 parsecs", "not a size"}},
 		"part of a backup":              {content: "expire: {keep_backups: 2.9}\n", want: []string{"2.9", "not a whole number"}},
 		"an octal number":               {content: "expire: {keep_backups: 010}\n", want: []string{"010", "not a whole number"}},
+		"part of a worker":              {content: "backup: {workers: 2.9}\n", want: []string{"2.9", "not a whole number"}},
+		"an octal level":                {content: "backup: {level: 0x3}\n", want: []string{"0x3", "not a whole number"}},
 		"a number too large":            {content: "expire: {keep_backups: 99999999999999999999}\n", want: []string{"not a whole number"}},
 		"bad duration":                  {content: "archive:\n  push_timeout: soon\n", want: []string{"[2:17]", "push_timeout", "soon", "not a duration"}},
 		"bad time of day":               {content: "backup:\n  full_window: midnight\n", want: []string{"[2:16]", "full_window", "not a time of day"}},

@@ -64,7 +64,7 @@ func (c Config) Validate() error {
 	if c.Backup.Level < -7 || c.Backup.Level > 19 {
 		fault("backup.level", "%d is outside -7..19", c.Backup.Level)
 	}
-	for key, n := range map[string]int{"backup.workers": c.Backup.Workers, "restore.workers": c.Restore.Workers, "archive.workers": c.Archive.Workers} {
+	for key, n := range map[string]Count{"backup.workers": c.Backup.Workers, "restore.workers": c.Restore.Workers, "archive.workers": c.Archive.Workers} {
 		if n < 0 || n > 256 {
 			fault(key, "%d is outside 0..256", n)
 		}

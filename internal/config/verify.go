@@ -4,7 +4,7 @@ package config
 type Verify struct {
 	// Workers is how many objects are read and decoded at the same time.
 	// Default: the number of processors, at most 8.
-	Workers int `yaml:"workers"`
+	Workers Count `yaml:"workers"`
 	// ScratchDir is where verify --restore restores to; the directory it makes
 	// there is removed afterwards. Default: the system's directory for
 	// temporary files, which must have room for the whole cluster.
