@@ -27,6 +27,7 @@ func TestTwoWriters(t *testing.T) {
 	c.Exec(t, "INSERT INTO row_of VALUES ('the clone')")
 	keptOut(t, clone, foreign, advice)
 	clone.refused(t, clone.Leader(), []string{"backup", "--elect"}, foreign, advice)
+	clone.refused(t, clone.Leader(), []string{"backup", "--dry-run"}, foreign, advice)
 	o.Exec(t, "INSERT INTO row_of VALUES ('the original')")
 	segmentArchived(t, o)
 	if len(original.info(t, original.Leader()).Alarms) > 0 {

@@ -27,13 +27,9 @@ type OwnerDCS struct {
 // not be read or written; that the DCS could not is none.
 func CheckOwner(ctx context.Context, r *repo.Repo, dcs *OwnerDCS) (OwnerDecision, error) {
 	for {
-		owner, seq, err := r.CurrentOwner(ctx)
+		facts, seq, err := ReadOwner(ctx, r, dcs)
 		if err != nil {
-			return OwnerDecision{}, fmt.Errorf("read the owner of %s: %w", r.Cluster(), err)
-		}
-		facts := OwnerFacts{Repository: owner.ID, Where: owner.Where, NoDCS: dcs == nil}
-		if dcs != nil {
-			facts.DCS, facts.DCSError = fresh(ctx, dcs.Read)
+			return OwnerDecision{}, err
 		}
 		d := DecideOwner(facts)
 		id, where := facts.DCS, ""
@@ -59,6 +55,22 @@ func CheckOwner(ctx context.Context, r *repo.Repo, dcs *OwnerDCS) (OwnerDecision
 		// Somebody else was faster: what holds now decides. Each round means
 		// that an owner was added, so this ends.
 	}
+}
+
+// ReadOwner looks at both sides of the owner id and claims nothing. seq is the
+// number of the repository's owner, 0 if it has none. dcs is as for [CheckOwner],
+// and that it could not be asked is one of the facts; the error is the
+// repository's.
+func ReadOwner(ctx context.Context, r *repo.Repo, dcs *OwnerDCS) (facts OwnerFacts, seq uint32, err error) {
+	owner, seq, err := r.CurrentOwner(ctx)
+	if err != nil {
+		return OwnerFacts{}, 0, fmt.Errorf("read the owner of %s: %w", r.Cluster(), err)
+	}
+	facts = OwnerFacts{Repository: owner.ID, Where: owner.Where, NoDCS: dcs == nil}
+	if dcs != nil {
+		facts.DCS, facts.DCSError = fresh(ctx, dcs.Read)
+	}
+	return facts, seq, nil
 }
 
 // Adopt makes the cluster behind dcs the owner of the repository's part,

@@ -152,7 +152,7 @@ func (a *app) backup(ctx context.Context, n *node, f backupFlags) error {
 		return err
 	}
 	if f.dryRun {
-		return a.dryRun(ctx, opts, d)
+		return a.dryRun(ctx, n, opts, d)
 	}
 	if !d.alone {
 		held, release, err := n.holdBackup(ctx)
@@ -262,8 +262,19 @@ func (n *node) holdBackup(ctx context.Context) (context.Context, func(), error) 
 	return ha.HoldBackup(ctx, store, prefix, holder, n.log)
 }
 
-// dryRun says what the backup would do.
-func (a *app) dryRun(ctx context.Context, opts backup.Options, d source) error {
+// dryRun says what the backup would do. It is refused where the backup would be.
+func (a *app) dryRun(ctx context.Context, n *node, opts backup.Options, d source) error {
+	owner, err := n.ownerDCS()
+	if err != nil {
+		return err
+	}
+	facts, _, err := archive.ReadOwner(ctx, opts.Repo, owner)
+	if err == nil {
+		err = archive.DecideOwner(facts).Err()
+	}
+	if err != nil {
+		return err
+	}
 	result := backupPlan{Source: d.Source, IsSource: d.isSource, Reason: d.Reason}
 	if d.isSource {
 		plan, err := backup.Preview(ctx, opts)

@@ -256,19 +256,15 @@ func (c *checkup) checkRepository(ctx context.Context) {
 
 // checkOwner judges whose the repository is, and claims nothing.
 func (c *checkup) checkOwner(ctx context.Context, r *repo.Repo) {
-	owner, _, err := r.CurrentOwner(ctx)
-	if err != nil {
-		c.fail(err, "the repository's owner cannot be read", "")
-		return
-	}
 	side, err := c.ownerDCS()
 	if err != nil {
 		c.fail(err, "the cluster's owner id cannot be read", "")
 		return
 	}
-	facts := archive.OwnerFacts{Repository: owner.ID, Where: owner.Where, NoDCS: side == nil}
-	if side != nil {
-		facts.DCS, facts.DCSError = side.Read(ctx)
+	facts, _, err := archive.ReadOwner(ctx, r, side)
+	if err != nil {
+		c.fail(err, "the repository's owner cannot be read", "")
+		return
 	}
 	switch d := archive.DecideOwner(facts); {
 	case d.Err() != nil:
