@@ -26,28 +26,34 @@ type member struct {
 	segments []string
 }
 
-// newMember makes one with segments that wait for the archiver.
-func (m *machine) newMember(name string, segments []string) (*member, error) {
-	x := &member{m: m, dir: m.path(name), segments: segments}
+// newMember makes one without segments.
+func (m *machine) newMember(name string) (*member, error) {
+	x := &member{m: m, dir: m.path(name)}
 	for _, dir := range []string{"", "global", "pg_wal", "pg_wal/archive_status"} {
 		if err := m.mkdir(filepath.Join(x.dir, dir), 0o700); err != nil {
 			return nil, err
 		}
 	}
+	return x, nil
+}
+
+// add copies segments of the server, which wait for the archiver then.
+func (x *member) add(segments []string) error {
+	x.segments = append(x.segments, segments...)
 	files := []string{"PG_VERSION", "global/pg_control"}
 	for _, s := range segments {
 		files = append(files, "pg_wal/"+s)
 	}
 	for _, f := range files {
-		content, err := os.ReadFile(filepath.Join(m.server.dataDir, f))
+		content, err := os.ReadFile(filepath.Join(x.m.server.dataDir, f))
 		if err == nil {
-			err = m.writeFile(filepath.Join(x.dir, f), string(content), 0o600)
+			err = x.m.writeFile(filepath.Join(x.dir, f), string(content), 0o600)
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return x, nil
+	return nil
 }
 
 // wait marks all segments as waiting, and none as done.
@@ -81,97 +87,114 @@ type way struct {
 // farBacklog is the job of a backlog that goes to a remote server.
 const farBacklog = "backlog on S3"
 
-// backlog measures how long an archiver takes for a backlog, per segment, into
-// repositories here or on a remote server.
-func (c *comparison) backlog(ctx context.Context, tools []tool, n int, far *remote) error {
+// backlogs measures how long an archiver takes for a backlog, per segment, into
+// repositories here and on a remote server.
+func (c *comparison) backlogs(ctx context.Context, tools []tool) error {
 	if err := c.server.archiveWith(ctx, "/bin/true"); err != nil {
 		return err
 	}
-	segments, err := c.segments(ctx, n)
-	if err != nil {
-		return err
-	}
-	x, err := c.newMember("backlog", segments)
+	x, err := c.newMember("backlog")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(x.dir)
-	for round := range c.opts.runs {
-		ways, done, err := c.ways(ctx, tools, x, far)
-		if err != nil {
+	c.say("making %d WAL segments", c.opts.backlog)
+	if err := c.segments(ctx, c.opts.backlog, x.add); err != nil {
+		return err
+	}
+	if c.opts.does("backlog") {
+		if err := c.backlog(ctx, x, append(archivers(tools), copier), nil); err != nil {
 			return err
 		}
+	}
+	if !c.opts.does("backlog-s3") {
+		return nil
+	}
+	far, stop, err := c.startRemote(ctx, c.opts.delay)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	return c.backlog(ctx, x, archivers(tools), far)
+}
+
+// newWay prepares one in a folder of the machine's, for a member's segments.
+type newWay func(ctx context.Context, folder string, x *member, far *remote) (way, error)
+
+// backlog measures each way into a repository of its own, which is gone before the
+// next begins.
+func (c *comparison) backlog(ctx context.Context, x *member, ways []newWay, far *remote) error {
+	for round := range c.opts.runs {
 		for i := range ways {
-			w := ways[(i+round)%len(ways)]
-			c.say("round %d: a backlog of %d segments by %s", round+1, n, w.name)
-			if err := c.drain(ctx, round, x, w, far); err != nil {
-				return fmt.Errorf("a backlog by %s: %w", w.name, err)
+			if err := c.backlogBy(ctx, round, x, ways[(i+round)%len(ways)], far); err != nil {
+				return err
 			}
 		}
-		done()
 	}
 	return nil
 }
 
-// ways gives every way to archive, each into a repository of its own, which done
-// removes.
-func (c *comparison) ways(ctx context.Context, tools []tool, x *member, far *remote) (ways []way, done func(), err error) {
+func (c *comparison) backlogBy(ctx context.Context, round int, x *member, prepare newWay, far *remote) error {
 	dir, err := os.MkdirTemp(c.dir, "backlog-")
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	name := filepath.Base(dir)
-	done = func() {
-		for _, made := range []string{dir, c.path("pgtender-" + name), c.path("pgbackrest-" + name)} {
-			os.RemoveAll(made)
-		}
-	}
+	defer os.RemoveAll(dir)
 	if err := c.mkdir(dir, 0o755); err != nil {
-		return nil, nil, err
+		return err
 	}
+	folder := filepath.Base(dir)
+	if far != nil {
+		defer os.RemoveAll(far.stored(folder))
+	}
+	w, err := prepare(ctx, folder, x, far)
+	if err != nil {
+		return err
+	}
+	c.say("round %d: a backlog of %d segments by %s", round+1, len(x.segments), w.name)
+	if err := c.drain(ctx, round, x, w, far); err != nil {
+		return fmt.Errorf("a backlog by %s: %w", w.name, err)
+	}
+	return nil
+}
+
+// archivers gives the tools' ways to archive.
+func archivers(tools []tool) (ways []newWay) {
 	for _, t := range tools {
 		switch t := t.(type) {
 		case *pgtender:
-			for _, label := range []string{ours, withAgent} {
-				repository := fmt.Sprintf("pgtender-%s/%d", name, len(ways))
-				if err := c.mkdir(filepath.Dir(c.path(repository)), 0o755); err != nil {
-					return nil, nil, err
-				}
-				config, err := t.memberConfig(repository, x.dir, far)
-				if err != nil {
-					return nil, nil, err
-				}
-				w := way{name: label, command: fmt.Sprintf("%s --config %s --log-level warn archive-push", t.program, config)}
-				if label == withAgent {
-					w.config = config
-				}
-				ways = append(ways, w)
+			for _, name := range []string{ours, withAgent} {
+				ways = append(ways, func(_ context.Context, folder string, x *member, far *remote) (way, error) {
+					config, err := t.memberConfig(folder+"/pgtender", x.dir, far)
+					w := way{name: name, command: fmt.Sprintf("%s --config %s --log-level warn archive-push", t.program, config)}
+					if name == withAgent {
+						w.config = config
+					}
+					return w, err
+				})
 			}
 		case *pgbackrest:
 			if t.level != 1 {
 				continue
 			}
-			for _, label := range []string{t.name(), asyncMode} {
-				repository := fmt.Sprintf("pgbackrest-%s/%d", name, len(ways))
-				if err := c.mkdir(filepath.Dir(c.path(repository)), 0o755); err != nil {
-					return nil, nil, err
-				}
-				if err := t.make(ctx, repository, far); err != nil {
-					return nil, nil, err
-				}
-				args := []string{"--pg1-path=" + x.dir, "--log-level-console=warn"}
-				if label == asyncMode {
-					args = append(args, "--archive-async")
-				}
-				ways = append(ways, way{name: label, command: t.run(repository, append(args, "archive-push")...).String()})
+			for _, name := range []string{t.name(), asyncMode} {
+				ways = append(ways, func(ctx context.Context, folder string, x *member, far *remote) (way, error) {
+					args := []string{"--pg1-path=" + x.dir, "--log-level-console=warn"}
+					if name == asyncMode {
+						args = append(args, "--archive-async")
+					}
+					repository := folder + "/pgbackrest"
+					return way{name: name, command: t.run(repository, append(args, "archive-push")...).String()}, t.make(ctx, repository, far)
+				})
 			}
 		}
 	}
-	if far != nil {
-		return ways, done, nil
-	}
-	copies := way{name: "cp", command: "/bin/cp -t " + dir}
-	return append(ways, copies), done, nil
+	return ways
+}
+
+// copier is cp, which makes nothing safe.
+func copier(_ context.Context, folder string, x *member, _ *remote) (way, error) {
+	return way{name: "cp", command: "/bin/cp -t " + x.m.path(folder)}, nil
 }
 
 // drain measures one way.

@@ -84,18 +84,8 @@ func (c *comparison) jobs(ctx context.Context, tools []tool) error {
 			return err
 		}
 	}
-	if o.does("backlog") {
-		if err := c.backlog(ctx, tools, o.backlog, nil); err != nil {
-			return err
-		}
-	}
-	if o.does("backlog-s3") {
-		far, stop, err := c.startRemote(ctx, o.delay)
-		if err != nil {
-			return err
-		}
-		defer stop()
-		if err := c.backlog(ctx, tools, o.backlog, far); err != nil {
+	if o.does("backlog") || o.does("backlog-s3") {
+		if err := c.backlogs(ctx, tools); err != nil {
 			return err
 		}
 	}

@@ -59,7 +59,9 @@ func (t *pgbackrest) about() string {
 }
 
 func (t *pgbackrest) config(repository string, far *remote) (path string, err error) {
-	for _, dir := range []string{repository, "pgbackrest-lock", "pgbackrest-spool"} {
+	// What is acknowledged in a spool is not pushed again, into whichever repository.
+	spool := repository + "-spool"
+	for _, dir := range []string{repository, "pgbackrest-lock", spool} {
 		if err := t.m.mkdir(t.m.path(dir), 0o750); err != nil {
 			return "", err
 		}
@@ -89,7 +91,7 @@ pg1-path=%s
 pg1-socket-path=%s
 pg1-port=%d
 pg1-user=postgres
-`, where, block, t.level, t.workers, t.m.path("pgbackrest-lock"), t.m.path("pgbackrest-spool"), scope, t.m.path("data"), t.m.dir, sourcePort), 0o644)
+`, where, block, t.level, t.workers, t.m.path("pgbackrest-lock"), t.m.path(spool), scope, t.m.path("data"), t.m.dir, sourcePort), 0o644)
 }
 
 func (t *pgbackrest) repository() string { return t.label + "-repo" }

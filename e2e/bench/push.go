@@ -14,19 +14,23 @@ func (c *comparison) push(ctx context.Context, tools []tool, n int) error {
 	if err := c.server.archiveWith(ctx, "/bin/true"); err != nil {
 		return err
 	}
-	segments, err := c.segments(ctx, n)
-	if err != nil {
+	var segments []string
+	collect := func(names []string) error { segments = append(segments, names...); return nil }
+	if err := c.segments(ctx, n, collect); err != nil {
 		return err
 	}
 	names, jobs, err := c.pushers(ctx, tools)
 	if err != nil {
 		return err
 	}
-	x, err := c.newMember("push-wal", segments)
+	x, err := c.newMember("push-wal")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(x.dir)
+	if err := x.add(segments); err != nil {
+		return err
+	}
 	agent, end, err := c.agentPusher(ctx, tools, x)
 	if err != nil {
 		return err
@@ -118,23 +122,30 @@ func (c *comparison) pushers(ctx context.Context, tools []tool) (names []string,
 	return names, jobs, nil
 }
 
-// segments makes WAL of inserts into a table with two indexes, and gives the
-// names of n whole segments of it.
-func (c *comparison) segments(ctx context.Context, n int) ([]string, error) {
+// segments makes WAL of inserts into a table with two indexes, and gives the names
+// of n whole segments of it, some at a time: the server soon recycles those that
+// were given before.
+func (c *comparison) segments(ctx context.Context, n int, made func(names []string) error) error {
 	const current = "SELECT pg_walfile_name(pg_current_wal_insert_lsn())"
-	first, err := c.server.sql(ctx, "DROP TABLE IF EXISTS scratch; CREATE TABLE scratch (LIKE wide INCLUDING ALL); "+current)
+	last, err := c.server.sql(ctx, "DROP TABLE IF EXISTS scratch; CREATE TABLE scratch (LIKE wide INCLUDING ALL); "+current)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	list := []string{}
-	for batch := 0; len(list) < n; batch++ {
+	for batch := 0; n > 0; batch++ {
 		out, err := c.server.sql(ctx, fmt.Sprintf(`INSERT INTO scratch SELECT id + %d, key, at, amount, note, attributes FROM wide LIMIT 20000;
-			SELECT name FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$' AND name > '%s' AND name < (%s) ORDER BY name LIMIT %d`, int64(batch)*1e9, first, current, n))
+			SELECT name FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$' AND name > '%s' AND name < (%s) ORDER BY name LIMIT %d`, int64(batch)*1e9, last, current, n))
 		if err != nil {
-			return nil, err
+			return err
 		}
-		list = strings.Fields(out)
+		names := strings.Fields(out)
+		if len(names) == 0 {
+			continue
+		}
+		if err := made(names); err != nil {
+			return err
+		}
+		n, last = n-len(names), names[len(names)-1]
 	}
 	_, err = c.server.sql(ctx, "DROP TABLE scratch")
-	return list, err
+	return err
 }

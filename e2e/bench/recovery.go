@@ -23,7 +23,7 @@ func (c *comparison) recovery(ctx context.Context, tools []tool, n int) error {
 	if _, err := c.output(ctx, c.program("pg_basebackup"), "-D", base, "-h", c.dir, "-p", fmt.Sprint(sourcePort), "-U", "postgres", "-c", "fast", "-X", "none"); err != nil {
 		return err
 	}
-	if _, err := c.segments(ctx, n); err != nil {
+	if err := c.segments(ctx, n, func([]string) error { return nil }); err != nil {
 		return err
 	}
 	if _, err := c.server.sql(ctx, "SELECT pg_switch_wal()"); err != nil {
@@ -35,11 +35,14 @@ func (c *comparison) recovery(ctx context.Context, tools []tool, n int) error {
 		return err
 	}
 	segments := strings.Fields(list)
-	x, err := c.newMember("recovery-wal", segments)
+	x, err := c.newMember("recovery-wal")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(x.dir)
+	if err := x.add(segments); err != nil {
+		return err
+	}
 	c.say("recovery through %d segments", len(segments))
 	for round := range c.opts.runs {
 		for i := range 3 {

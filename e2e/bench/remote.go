@@ -24,6 +24,7 @@ import (
 // TLS, without which pgBackRest speaks to no server.
 type remote struct {
 	plain, secure *httptest.Server
+	folder        string // of versitygw
 	credentials   string // file, for pgtender
 	requests      atomic.Int64
 }
@@ -62,7 +63,7 @@ func (m *machine) startRemote(ctx context.Context, delay time.Duration) (r *remo
 		cmd.Wait() // what it says in the end does not matter
 		os.RemoveAll(folder)
 	}
-	r = &remote{credentials: m.path("s3-credentials")}
+	r = &remote{folder: folder, credentials: m.path("s3-credentials")}
 	text := fmt.Sprintf("[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n", remoteKey, remoteSecret)
 	if err = answers(ctx, address); err == nil {
 		err = m.writeFile(r.credentials, text, 0o600)
@@ -120,6 +121,9 @@ func answers(ctx context.Context, address string) (err error) {
 func (r *remote) pgtender(repository string) string {
 	return fmt.Sprintf("repository: s3://%s/%s\ns3:\n  endpoint: %s\n  region: %s\n  credentials_file: %s\n", remoteBucket, repository, r.plain.URL, remoteRegion, r.credentials)
 }
+
+// stored is the folder with the objects under a prefix.
+func (r *remote) stored(prefix string) string { return filepath.Join(r.folder, remoteBucket, prefix) }
 
 // pgbackrest gives the same for pgBackRest.
 func (r *remote) pgbackrest(repository string) string {
