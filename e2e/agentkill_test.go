@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -53,9 +55,10 @@ func agentIsKilled(t *testing.T, long time.Duration) {
 	primary := config("primary", c.DataDir)
 	c.Configure(t, map[string]string{"archive_mode": "on", "archive_command": fmt.Sprintf("%s -c %s archive-push %%p", bin, primary)})
 	c.Restart(t)
-	copied, alone := filepath.Join(pgtest.Dir(t), "copy"), filepath.Join(pgtest.Dir(t), "alone")
-	c.BaseBackup(t, copied)
-	c.BaseBackup(t, alone)
+	copied, alone, served := filepath.Join(pgtest.Dir(t), "copy"), filepath.Join(pgtest.Dir(t), "alone"), filepath.Join(pgtest.Dir(t), "served")
+	for _, d := range []string{copied, alone, served} {
+		c.BaseBackup(t, d)
+	}
 
 	stop := killing(t, bin, primary)
 	work := c.Workload(1)
@@ -77,7 +80,7 @@ func agentIsKilled(t *testing.T, long time.Duration) {
 	recover := func(name, dataDir string) *pgtest.Cluster {
 		t.Helper()
 		restored := pgtest.Adopt(t, dataDir, pgtest.Options{Config: map[string]string{
-			"archive_mode": "off", "restore_command": fmt.Sprintf("%s -c %s --log-level debug archive-get %%f %%p", bin, config(name, dataDir)),
+			"archive_mode": "off", "restore_command": fmt.Sprintf("GODEBUG=inittrace=1 %s -c %s --log-level debug archive-get %%f %%p", bin, config(name, dataDir)),
 			"recovery_target_timeline": "latest",
 		}})
 		restored.Append(t, "recovery.signal", "")
@@ -104,6 +107,40 @@ func agentIsKilled(t *testing.T, long time.Duration) {
 		left, err := filepath.Glob(spool)
 		return err == nil && len(left) == 0
 	})
+
+	// With an agent that lives, archive-get is handed nearly all before it is
+	// initialised; pg_wal may be a link.
+	elsewhere := filepath.Join(pgtest.Dir(t), "wal")
+	if err := errors.Join(os.Rename(filepath.Join(served, "pg_wal"), elsewhere), os.Symlink(elsewhere, filepath.Join(served, "pg_wal"))); err != nil {
+		t.Fatal(err)
+	}
+	pgtest.Own(t, elsewhere)
+	stopAgent := living(t, bin, config("served", served), filepath.Join(served, "pg_wal"))
+	restored = recover("served", served)
+	stopAgent()
+	handed, initialised := strings.Count(restored.Log(), "fetched ahead"), strings.Count(restored.Log(), "init encoding/json ")
+	if handed < 20 || initialised > handed/2 {
+		t.Errorf("%d segments were handed over, and %d commands initialised", handed, initialised)
+	}
+}
+
+// living runs an agent until end is called. It returns when commands find the agent.
+func living(t *testing.T, bin, config, walDir string) (end func()) {
+	t.Helper()
+	cmd := pgtest.Command(t.Context(), t, bin, "-c", config, "agent")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the agent to tell where it is", func() bool {
+		_, err := os.Stat(filepath.Join(walDir, ".pgtender-agent"))
+		return err == nil
+	})
+	return func() {
+		t.Helper()
+		if err := errors.Join(cmd.Process.Signal(syscall.SIGTERM), cmd.Wait()); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // killing runs an agent and kills it at random, until stop is called, which

@@ -18,6 +18,7 @@ import (
 )
 
 // Prefetch fetches what recovery will ask for next into the spool of its pg_wal.
+// Run is for one goroutine, [Prefetch.HandOver] for any.
 type Prefetch struct {
 	Repo   *repo.Repo
 	WALDir string
@@ -36,6 +37,12 @@ type Prefetch struct {
 	// Linger is how long nobody may ask before it ends; 0 means half a minute.
 	Linger time.Duration
 	Log    *slog.Logger // nil discards
+
+	mu      sync.Mutex // guards all below
+	course  int        // changes with the history: what was begun before counts no more
+	running map[pg.SegmentNumber]bool
+	failed  error
+	desk    desk
 }
 
 const (
@@ -53,6 +60,7 @@ var ErrBusy = errors.New("another process fetches ahead")
 // Run fetches ahead of the segment that the spool was asked for last, until the
 // archive ends, nobody asks any more, or ctx ends. It leaves the spool empty.
 func (p *Prefetch) Run(ctx context.Context) error {
+	defer p.close()
 	s := SpoolIn(p.WALDir)
 	release, ok := s.lock()
 	if !ok {
@@ -67,6 +75,7 @@ func (p *Prefetch) Run(ctx context.Context) error {
 	defer func() {
 		cancel()
 		r.fetches.Wait()
+		p.close() // before what was promised is removed
 		if p.Alive() {
 			s.clear()
 		}
@@ -82,6 +91,7 @@ func (p *Prefetch) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
+		case <-p.woken():
 		}
 	}
 }
@@ -99,10 +109,6 @@ type prefetching struct {
 	listed  time.Time        // when; zero: the course has changed
 
 	fetches sync.WaitGroup
-	mu      sync.Mutex
-	course  int // changes with the history: what was begun before counts no more
-	running int
-	failed  error
 }
 
 // step does what is to be done now, and reports whether to go on.
@@ -124,7 +130,10 @@ func (r *prefetching) step(ctx context.Context) (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	r.follow(seg)
+	if !Serves(r.lineage.History, r.size, seg) {
+		r.refuse(name, errForeign)
+	}
+	r.follow(name, seg)
 	if r.listed.IsZero() || len(r.ahead) == 0 && time.Since(r.listed) > relist {
 		if err := r.list(ctx); err != nil {
 			return false, err
@@ -133,7 +142,7 @@ func (r *prefetching) step(ctx context.Context) (more bool, err error) {
 	left := r.fill(ctx)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return left > 0 || r.running > 0 || len(r.ahead) > 0, r.failed
+	return left > 0 || len(r.running) > 0 || len(r.ahead) > 0, r.failed
 }
 
 // look finds out which history counts, drops what is not of it, and says that
@@ -148,10 +157,14 @@ func (r *prefetching) look(ctx context.Context) error {
 		if r.size, err = SegmentSize(ctx, r.Repo); err != nil {
 			return err
 		}
+		if int64(r.size) > r.Bytes {
+			return fmt.Errorf("%d bytes have no room for a segment of %d", r.Bytes, r.size)
+		}
 	}
 	if l.Timeline != r.lineage.Timeline || !l.History.Equal(r.lineage.History) {
 		r.mu.Lock()
 		r.course++
+		r.desk.keep(nil)
 		r.mu.Unlock()
 		for _, f := range r.spool.files() {
 			os.Remove(r.spool.path(f))
@@ -159,17 +172,25 @@ func (r *prefetching) look(ctx context.Context) error {
 		r.lineage, r.asked, r.listed = l, pg.Segment{}, time.Time{}
 	}
 	r.checked = begin
-	if err := replaceHint(r.spool.path("fresh"), []byte(r.Reader)); err != nil {
+	if err := ReplaceHint(r.spool.path("fresh"), []byte(r.Reader)); err != nil {
 		return err
 	}
-	return os.Chtimes(r.spool.path("fresh"), time.Time{}, begin)
+	if err := os.Chtimes(r.spool.path("fresh"), time.Time{}, begin); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.desk.proved = begin
+	return nil
 }
 
-// follow notes what was asked for. A jump begins anew.
-func (r *prefetching) follow(seg pg.Segment) {
-	if r.asked.Timeline == 0 || seg.Number < r.asked.Number || seg.Number > r.next {
+// follow notes what was asked for. A jump begins anew, and so does somebody who
+// waits for what was handed over before.
+func (r *prefetching) follow(name string, seg pg.Segment) {
+	lacking := r.lacks(name, seg.Number)
+	if r.asked.Timeline == 0 || seg.Number < r.asked.Number || seg.Number > r.next || lacking && seg.Number < r.next {
 		r.next, r.ahead, r.listed = seg.Number, nil, time.Time{}
-		if !r.Inclusive {
+		if !r.Inclusive && !lacking {
 			r.next++
 		}
 	}
@@ -200,25 +221,30 @@ func (r *prefetching) fill(ctx context.Context) int {
 	// under the lock too: it is never missed, but may count twice for a moment.
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	here := map[pg.SegmentNumber]bool{}
+	here := map[string]bool{}
 	for _, f := range r.spool.files() {
 		seg, err := pg.ParseSegment(f[:24], r.size)
 		if err == nil && seg.Number >= r.asked.Number && seg.Number < r.next {
-			here[seg.Number] = true
+			here[f] = true
 		} else {
 			os.Remove(r.spool.path(f)) // passed by
 		}
 	}
+	r.desk.keep(here)
 	if len(r.ahead) > 0 && !r.spool.roomy(r.Bytes) {
+		r.desk.failAll(errNoRoom)
 		return len(here)
 	}
-	for len(r.ahead) > 0 && r.running < max(1, r.Workers) && int64(len(here)+r.running+1)*int64(r.size) <= r.Bytes {
+	for len(r.ahead) > 0 && len(r.running) < max(1, r.Workers) && int64(len(here)+len(r.running)+1)*int64(r.size) <= r.Bytes {
 		o := r.ahead[0]
 		r.ahead, r.next = r.ahead[1:], o.Segment.Number+1
-		if o.Segment.Number < r.asked.Number {
+		if o.Segment.Number < r.asked.Number || r.running[o.Segment.Number] {
 			continue
 		}
-		r.running++
+		if r.running == nil {
+			r.running = map[pg.SegmentNumber]bool{}
+		}
+		r.running[o.Segment.Number] = true
 		course := r.course
 		r.fetches.Go(func() { r.fetch(ctx, o, course) })
 	}
@@ -228,19 +254,26 @@ func (r *prefetching) fill(ctx context.Context) int {
 // fetch lays down one segment. What it fails at, whoever asks for the segment
 // finds out.
 func (r *prefetching) fetch(ctx context.Context, o repo.WALObject, course int) {
-	err := r.lay(ctx, o, course)
+	name := o.Segment.Name(r.size)
+	err := r.lay(ctx, o, name, course)
 	if err != nil && ctx.Err() == nil && r.Log != nil {
 		r.Log.DebugContext(ctx, "not fetched ahead", "key", o.Object.Key, "error", err)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.running--
+	delete(r.running, o.Segment.Number)
+	if err != nil {
+		r.desk.fail(name, err)
+	}
 	if err != nil && !errors.Is(err, repo.ErrCorrupt) && !errors.Is(err, fs.ErrNotExist) {
 		r.failed = err
 	}
+	r.desk.wake()
 }
 
-func (r *prefetching) lay(ctx context.Context, o repo.WALObject, course int) (err error) {
+// lay puts a segment into the spool once it was read back: from then on it is at
+// once handed over.
+func (r *prefetching) lay(ctx context.Context, o repo.WALObject, name string, course int) (err error) {
 	f, err := os.CreateTemp(r.spool.dir, layPrefix+"*")
 	if err != nil {
 		return err
@@ -248,39 +281,22 @@ func (r *prefetching) lay(ctx context.Context, o repo.WALObject, course int) (er
 	digest := repo.NewDigester()
 	_, err = r.Repo.ReadWAL(ctx, o.Object.Key, io.MultiWriter(f, digest))
 	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = intact(f.Name(), name, digest.Digest())
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err == nil && course != r.course {
 		err = fs.ErrNotExist // not on the history that counts now
 	}
 	if err == nil {
-		name := o.Segment.Name(r.size) + "~" + digest.Digest().String()
-		err = os.Rename(f.Name(), r.spool.path(name))
+		file := name + "~" + digest.Digest().String()
+		if err = os.Rename(f.Name(), r.spool.path(file)); err == nil {
+			return r.desk.lay(r.spool, name, file)
+		}
 	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
+	os.Remove(f.Name())
 	return err
-}
-
-// Await waits until a segment lies in the spool, for as long as a Prefetch works
-// at it and ctx lasts.
-func (s Spool) Await(ctx context.Context, name string, working func() bool) error {
-	ticker := time.NewTicker(tick / 4)
-	defer ticker.Stop()
-	for {
-		if _, ok := s.find(name); ok {
-			return nil
-		}
-		if !working() {
-			return fmt.Errorf("%s is not to be had ahead", name)
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-ticker.C:
-		}
-	}
 }
 
 // IsRecovery reports whether dest is where a recovering server wants a segment,

@@ -16,6 +16,7 @@ import (
 	"github.com/pgtender/pgtender/backup/archive"
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/backup/repo/repotest"
+	"github.com/pgtender/pgtender/backup/storage"
 	"github.com/pgtender/pgtender/backup/storage/meter"
 	"github.com/pgtender/pgtender/internal/pg"
 )
@@ -30,16 +31,23 @@ type recovery struct {
 	lineage atomic.Pointer[archive.Lineage]
 	alive   atomic.Bool
 	done    chan error
+	keys    map[pg.SegmentNumber]string // of the archived segments
 }
 
 // recover archives segments 4 to last.
 func startRecovery(t testing.TB, last pg.SegmentNumber) *recovery {
 	t.Helper()
 	sound, store := repotest.New(t)
-	x := &recovery{b: filled(1, 4, last), dir: mkdir(t, t.TempDir(), "pg_wal"), count: meter.New(store), done: make(chan error, 1)}
+	return startRecoveryFrom(t, last, sound, store)
+}
+
+// startRecoveryFrom is startRecovery with a repository and its store.
+func startRecoveryFrom(t testing.TB, last pg.SegmentNumber, sound *repo.Repo, store storage.Store) *recovery {
+	t.Helper()
+	x := &recovery{b: filled(1, 4, last), dir: mkdir(t, t.TempDir(), "pg_wal"), count: meter.New(store), done: make(chan error, 1), keys: map[pg.SegmentNumber]string{}}
 	from := t.TempDir()
 	for n := pg.SegmentNumber(4); n <= last; n++ {
-		push(t, sound, x.b.save(t, from, n, ""))
+		x.keys[n] = push(t, sound, x.b.save(t, from, n, "")).Key
 	}
 	x.r = repo.Open(x.count, repotest.Cluster, repo.Options{})
 	x.spool = archive.SpoolIn(x.dir)
@@ -49,7 +57,7 @@ func startRecovery(t testing.TB, last pg.SegmentNumber) *recovery {
 }
 
 // prefetch runs a Prefetch for what was asked.
-func (x *recovery) prefetch(t testing.TB, change func(*archive.Prefetch)) {
+func (x *recovery) prefetch(t testing.TB, change func(*archive.Prefetch)) *archive.Prefetch {
 	t.Helper()
 	p := &archive.Prefetch{
 		Repo: x.r, WALDir: x.dir, Reader: "me", Bytes: 4 << 20, Workers: 2, Alive: x.alive.Load,
@@ -62,6 +70,7 @@ func (x *recovery) prefetch(t testing.TB, change func(*archive.Prefetch)) {
 	var once sync.Once
 	go func() { x.done <- p.Run(ctx) }()
 	t.Cleanup(func() { once.Do(cancel); <-x.done })
+	return p
 }
 
 // ended waits until the Prefetch has ended.
@@ -154,23 +163,6 @@ func TestRecoveryFindsItsSegmentsInTheSpool(t *testing.T) {
 	x.ended(t) // at the archive's end, with nothing left
 	if c := x.count.Counts(); c.Get > 10+1 || c.Failed > 0 {
 		t.Errorf("calls %+v", c)
-	}
-}
-
-func TestWhoeverWaitsHasItsOwnSegmentFetched(t *testing.T) {
-	x := startRecovery(t, 6)
-	x.ask(t, 5)
-	x.prefetch(t, func(p *archive.Prefetch) { p.Inclusive = true })
-	if err := x.spool.Await(t.Context(), x.b.name(5), func() bool { return true }); err != nil {
-		t.Fatal(err)
-	}
-	x.holds(t, 5, 6)
-	if !x.take(t, 5) || !x.take(t, 6) {
-		t.Error("not given")
-	}
-	x.ended(t)
-	if err := x.spool.Await(t.Context(), x.b.name(7), func() bool { return false }); err == nil {
-		t.Error("awaited although nobody works")
 	}
 }
 

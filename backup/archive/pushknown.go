@@ -85,5 +85,5 @@ func note(path string, names ...string) error {
 	all := slices.DeleteFunc(readNotes(path), func(n string) bool { return slices.Contains(names, n) })
 	all = append(all, names...)
 	all = all[max(0, len(all)-maxNotes):]
-	return replaceHint(path, []byte(strings.Join(all, "\n")+"\n"))
+	return ReplaceHint(path, []byte(strings.Join(all, "\n")+"\n"))
 }

@@ -64,11 +64,11 @@ func readSeen(path string) (seen, error) {
 }
 
 // write replaces the file.
-func (s seen) write(path string) error { return replaceHint(path, s.encode()) }
+func (s seen) write(path string) error { return ReplaceHint(path, s.encode()) }
 
-// replaceHint replaces a file that only makes things faster. What a crash of the
+// ReplaceHint replaces a file that only makes things faster. What a crash of the
 // machine makes of it does not matter, so nothing is synced.
-func replaceHint(path string, content []byte) error {
+func ReplaceHint(path string, content []byte) error {
 	f, err := createTemp(path)
 	if err != nil {
 		return err

@@ -43,7 +43,7 @@ func (s Spool) Ask(name string) error {
 	if err := os.Mkdir(s.dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return replaceHint(s.path("asked"), []byte(name))
+	return ReplaceHint(s.path("asked"), []byte(name))
 }
 
 // asked gives the segment that was asked for last, and when.
@@ -66,7 +66,12 @@ func (s Spool) Take(name, dest, reader string) bool {
 	if !ok || !s.isFresh(reader) {
 		return false
 	}
-	if err := intact(s.path(file), name); err != nil {
+	_, digest, _ := strings.Cut(file, "~")
+	want, err := repo.ParseDigest(digest)
+	if err == nil {
+		err = intact(s.path(file), name, want)
+	}
+	if err != nil {
 		os.Remove(s.path(file)) // it is of no use to anybody
 		return false
 	}
@@ -112,19 +117,14 @@ func (s Spool) isFresh(reader string) bool {
 	return err == nil && string(content) == reader
 }
 
-// intact reports an error unless a file holds the segment that its name says,
-// with the digest that its name says.
-func intact(path, name string) error {
+// intact reports an error unless a file holds the segment of that name, with that
+// digest. It reads every byte.
+func intact(path, name string, want repo.Digest) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close() // opened for reading
-	_, digest, _ := strings.Cut(filepath.Base(path), "~")
-	want, err := repo.ParseDigest(digest)
-	if err != nil {
-		return err
-	}
 	head, err := wal.ReadSegmentHeader(f)
 	if err != nil {
 		return err

@@ -163,12 +163,13 @@ func (n *node) leaveHint(ctx context.Context, walDir string) (withdraw func()) {
 	if n.file == "" {
 		return func() {} // there is nothing to compare configurations by
 	}
-	h := early.Hint{Socket: n.Agent.Socket, Config: n.file}
-	if err := h.Leave(walDir); err != nil {
+	remove, err := agent.LeaveHint(walDir, early.Hint{Socket: n.Agent.Socket, Config: n.file})
+	if err != nil {
 		n.log.WarnContext(ctx, "commands cannot be told where the agent is, and take longer to ask", "pg_wal", walDir, "error", err)
+		return func() {}
 	}
 	return func() {
-		if err := h.Withdraw(walDir); err != nil {
+		if err := remove(); err != nil {
 			n.log.WarnContext(ctx, "the file that tells where the agent is stays behind, which does no harm", "pg_wal", walDir, "error", err)
 		}
 	}
@@ -189,9 +190,12 @@ func (s *shared) agent(walDir, fingerprint string) *agent.Agent {
 		WALDir: walDir, Archive: s.archive, Ahead: s.node.ahead(""), Timeout: time.Duration(s.node.Archive.PushTimeout),
 		Pacer: &s.pacer,
 	}
-	earlier := &standIn{socket: s.node.Agent.Socket, fingerprint: fingerprint}
+	fetches := &fetching{walDir: walDir}
+	earlier := &standIn{
+		socket: s.node.Agent.Socket, fingerprint: fingerprint, walDir: walDir, push: pusher.Push, handOver: fetches.handOver,
+	}
 	return &agent.Agent{
-		Fingerprint: fingerprint, Version: toolVersion(), Pusher: pusher, Early: earlier.judge, Get: s.get(new(fetching), walDir), Log: s.node.log,
+		Fingerprint: fingerprint, Version: toolVersion(), Pusher: pusher, Early: earlier.answer, Get: s.get(fetches), Log: s.node.log,
 		Keeper: &agent.Keeper{
 			WALDir: walDir, Repo: s.repository, Connect: s.connect, Role: s.role, Pusher: pusher,
 			Interval: time.Duration(s.node.Agent.Interval), Grace: time.Duration(s.node.Agent.Grace), MaxHold: int64(s.node.Agent.MaxHold), Log: s.node.log,

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -83,7 +84,7 @@ func (n *node) fromSpool(ctx context.Context, q getRequest) bool {
 		return false
 	}
 	if spool.Take(q.name, q.dest, reader) {
-		n.log.DebugContext(ctx, "fetched ahead", "file", q.name)
+		logAhead(ctx, n.log, q.name)
 		return true
 	}
 	abs, err := filepath.Abs(q.dest)
@@ -96,6 +97,10 @@ func (n *node) fromSpool(ctx context.Context, q getRequest) bool {
 		return false
 	}
 	return spool.Take(q.name, q.dest, reader)
+}
+
+func logAhead(ctx context.Context, log *slog.Logger, segment string) {
+	log.DebugContext(ctx, "fetched ahead", "file", segment)
 }
 
 // fetchAhead gives what starts a process that fetches ahead.

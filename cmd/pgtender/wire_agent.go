@@ -185,53 +185,69 @@ func (s *shared) role(ctx context.Context, t pg.Timeline) agent.Role {
 
 // fetching is the fetching ahead for one pg_wal.
 type fetching struct {
-	mu     sync.Mutex
-	reader string // of the Prefetch that runs; "" if none does
+	walDir string
+
+	mu sync.Mutex
+	at *archive.Prefetch // that runs, nil if none does; guarded by mu
 }
 
-// busy reports whether a Prefetch runs.
-func (f *fetching) busy() bool {
+// errNotAhead means that nothing is fetched ahead for who asks.
+var errNotAhead = errors.New("nothing is fetched ahead for this reader")
+
+// handOver gives the file that holds a segment if those of its reader are fetched
+// now. Who is the first to ask, or asks for what lies behind the archive's end, gets an
+// error at once.
+func (f *fetching) handOver(ctx context.Context, reader, name string) (path string, err error) {
+	f.mu.Lock()
+	p := f.at
+	f.mu.Unlock()
+	if p == nil || p.Reader != reader {
+		return "", errNotAhead
+	}
+	return p.HandOver(ctx, name)
+}
+
+// begin runs p unless something is fetched already.
+func (f *fetching) begin(ctx context.Context, p *archive.Prefetch) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.reader != ""
+	if f.at != nil {
+		return
+	}
+	f.at = p
+	go func() {
+		if err := p.Run(ctx); err != nil && ctx.Err() == nil {
+			p.Log.DebugContext(ctx, "fetching ahead has ended", "error", err)
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.at = nil
+	}()
 }
 
 // get has a segment in the spool, and those that follow it as far as there is
 // room.
-func (s *shared) get(f *fetching, walDir string) func(asked, life context.Context, q agent.Request) error {
+func (s *shared) get(f *fetching) func(asked, life context.Context, q agent.Request) error {
 	return func(asked, life context.Context, q agent.Request) error {
-		if err := agent.SameDir(filepath.Dir(q.Path), walDir); err != nil {
+		if err := agent.SameDir(filepath.Dir(q.Path), f.walDir); err != nil {
 			return err
 		}
 		r, err := s.repository(asked)
 		if err != nil {
 			return err
 		}
-		t := pg.Timeline(q.Timeline)
-		reader := readerOf(q.Fingerprint, t)
-		f.mu.Lock()
-		if f.reader == "" {
-			f.reader = reader
-			go s.fetch(life, f, r, walDir, reader, t)
-		}
-		other := f.reader != reader
-		f.mu.Unlock()
-		if other {
-			return errors.New("it fetches for another reader")
-		}
-		return archive.SpoolIn(walDir).Await(asked, q.Name, f.busy)
+		p := s.prefetch(r, f.walDir, q.Fingerprint, pg.Timeline(q.Timeline))
+		f.begin(life, p)
+		_, err = f.handOver(asked, p.Reader, q.Name)
+		return err
 	}
 }
 
-// fetch fetches ahead until nobody asks any more.
-func (s *shared) fetch(ctx context.Context, f *fetching, r *repo.Repo, walDir, reader string, t pg.Timeline) {
-	defer func() {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		f.reader = ""
-	}()
-	p := archive.Prefetch{
-		Repo: r, WALDir: walDir, Reader: reader, Inclusive: true, Bytes: int64(s.node.Archive.Prefetch), Workers: int(s.node.Archive.Workers),
+// prefetch fetches ahead until nobody asks any more.
+func (s *shared) prefetch(r *repo.Repo, walDir, fingerprint string, t pg.Timeline) *archive.Prefetch {
+	return &archive.Prefetch{
+		Repo: r, WALDir: walDir, Reader: readerOf(fingerprint, t), Inclusive: true,
+		Bytes: int64(s.node.Archive.Prefetch), Workers: int(s.node.Archive.Workers),
 		Alive: serverIn(filepath.Dir(walDir)), Log: s.node.log,
 		Lineage: func(ctx context.Context) (archive.Lineage, error) {
 			s.mu.Lock()
@@ -239,8 +255,5 @@ func (s *shared) fetch(ctx context.Context, f *fetching, r *repo.Repo, walDir, r
 			s.renew()
 			return s.node.lineage(r, t, filepath.Dir(walDir))(ctx)
 		},
-	}
-	if err := p.Run(ctx); err != nil && ctx.Err() == nil {
-		s.node.log.DebugContext(ctx, "fetching ahead has ended", "error", err)
 	}
 }

@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/pgtender/pgtender/backup/archive"
 	"github.com/pgtender/pgtender/backup/archive/agent/early"
 )
 
@@ -22,10 +21,9 @@ type Agent struct {
 	Keeper      *Keeper // nil: WAL is not looked after
 	// Get has a segment in the spool, see [Handler]; nil: nothing is fetched.
 	Get func(ctx, life context.Context, q Request) error
-	// Early judges the question of a command that was just begun, and gives what
-	// writes its log; an error: the command is not one of ours to answer. nil: none
-	// is answered.
-	Early func(q early.Question) (log func(outcome archive.Outcome) string, err error)
+	// Early answers commands that were just begun, see [Handler]; life is Run's, and
+	// lasts longer than the question. nil: none is answered.
+	Early func(ctx, life context.Context, q early.Question) (early.Answer, error)
 	Log   *slog.Logger // nil discards
 }
 
@@ -67,17 +65,7 @@ func (a *Agent) Run(ctx context.Context, l net.Listener) error {
 		h.Get = func(asked context.Context, q Request) error { return a.Get(asked, ctx, q) }
 	}
 	if a.Early != nil {
-		h.Early = func(asked context.Context, q early.Question) (string, error) {
-			log, err := a.Early(q)
-			if err != nil {
-				return "", err
-			}
-			outcome, err := a.Pusher.Push(asked, ctx, q.Path())
-			if err != nil {
-				return "", err
-			}
-			return log(outcome), nil
-		}
+		h.Early = func(asked context.Context, q early.Question) (early.Answer, error) { return a.Early(asked, ctx, q) }
 	}
 	var g errgroup.Group
 	g.Go(func() error { return h.Serve(ctx, l) })

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,7 +29,7 @@ type Pusher struct {
 	Pacer   *archive.Pacer // that Archive uses is told what waits; nil: there is none
 
 	mu       sync.Mutex
-	archived map[string]identity
+	archived map[string]archive.FileID
 	order    []string        // of archived, oldest first
 	jobs     map[string]*job // that are at work or wait
 	queue    []*job          // those that wait, in the order in which they are needed
@@ -55,19 +54,10 @@ type PushStats struct {
 	Last     string `json:"last,omitempty"` // archived
 }
 
-// identity tells a file from another of the same name: a segment's file is
-// renamed before it is used again, which its times show.
-type identity struct {
-	sys      any // device and inode
-	size     int64
-	modified time.Time
-	changed  time.Time
-}
-
 // job is the archiving of one segment.
 type job struct {
 	name   string
-	id     identity
+	id     archive.FileID
 	begun  bool
 	how    How
 	done   chan struct{} // closed at the end
@@ -156,7 +146,7 @@ type urgency struct {
 // is known to be archived.
 func (p *Pusher) start(life context.Context, name string, how urgency) (*job, error) {
 	path := filepath.Join(p.WALDir, name)
-	id, err := identify(path)
+	id, err := archive.IdentifyFile(path)
 	if err != nil {
 		return nil, err
 	}
@@ -166,7 +156,7 @@ func (p *Pusher) start(life context.Context, name string, how urgency) (*job, er
 		return nil, nil
 	}
 	if p.jobs == nil {
-		p.jobs, p.archived = map[string]*job{}, map[string]identity{}
+		p.jobs, p.archived = map[string]*job{}, map[string]archive.FileID{}
 	}
 	j, ok := p.jobs[name]
 	if !ok {
@@ -231,7 +221,7 @@ const failPause = 5 * time.Second
 func (p *Pusher) finish(life context.Context, j *job) {
 	name := j.name
 	// Whoever asks from now on finds it archived, or begins anew.
-	if now, err := identify(filepath.Join(p.WALDir, name)); j.err == nil && (err != nil || now != j.id) {
+	if now, err := archive.IdentifyFile(filepath.Join(p.WALDir, name)); j.err == nil && (err != nil || now != j.id) {
 		j.err = errors.Join(errChanged, err)
 	}
 	p.mu.Lock()
@@ -278,17 +268,4 @@ func SameDir(a, b string) error {
 		err = fmt.Errorf("%s is not the pg_wal of the agent's member, which is %s", a, b)
 	}
 	return err
-}
-
-func identify(path string) (identity, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return identity{}, err
-	}
-	if !info.Mode().IsRegular() {
-		return identity{}, fmt.Errorf("%s: %w", path, fs.ErrInvalid)
-	}
-	id := identity{size: info.Size(), modified: info.ModTime()}
-	id.sys, id.changed = system(info)
-	return id, nil
 }

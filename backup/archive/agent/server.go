@@ -22,10 +22,9 @@ type Handler struct {
 	Push func(ctx context.Context, path string) (string, error)
 	// Get has a segment in the spool beside a path; nil: nothing is fetched.
 	Get func(ctx context.Context, q Request) error
-	// Early answers the question of a command that was just begun: it gives the
-	// log that the command owes, or an error if the command is to do it by itself.
-	// nil: none is answered.
-	Early func(ctx context.Context, q early.Question) (log string, err error)
+	// Early does its part of the errand of a command that was just begun; an error: the
+	// command is to do it by itself. nil: none is answered.
+	Early func(ctx context.Context, q early.Question) (early.Answer, error)
 	// Status gives the agent's status, as JSON.
 	Status func() []byte
 	Log    *slog.Logger // nil discards
@@ -138,15 +137,16 @@ func (h *Handler) request(in *bufio.Reader) (conversation, error) {
 // answerEarly does what a command asked before it was initialised. Why it is
 // refused is for the log: the command asks again in the other way.
 func (h *Handler) answerEarly(ctx context.Context, q early.Question) []byte {
-	if h.Early == nil || !early.Asks(q.Args) {
+	if h.Early == nil {
 		return early.No()
 	}
-	log, err := h.Early(ctx, q)
+	a, err := h.Early(ctx, q)
 	if err != nil {
-		h.log().DebugContext(ctx, "a command is to ask again in full", "file", q.Segment(), "why", err)
+		e, _ := early.ErrandOf(q.Args)
+		h.log().DebugContext(ctx, "a command is to ask again in full", "file", e.Segment, "why", err)
 		return early.No()
 	}
-	return early.Done(q.Segment(), log)
+	return a.Encode()
 }
 
 func spoken(r Reply) []byte {

@@ -19,30 +19,37 @@ const (
 // maxConfig is how large a configuration file may be: it is sent.
 const maxConfig = 128 << 10
 
-// Ask has the agent archive the segment that a command line is about. It gives what
-// is to be written to the standard error, and whether the segment is archived. False
-// means nothing, not even that the agent will not archive it. It takes at most as
-// long as asking the agent does otherwise, and ends soon after stop says so.
+// Ask has the agent do the errand of a command line. It gives what is to be written to
+// the standard error, and whether the errand is done: the segment is archived, or lies
+// where it was to be put. False means nothing, not even that the agent will not do it.
+// It takes at most as long as asking the agent does otherwise, and ends soon after stop
+// says so.
 //
 // It uses system calls alone: what Go waits on files with takes longer to begin than
 // all of this.
 func Ask(args, environ []string, stop func() bool) (log string, done bool) {
-	if !Asks(args) {
-		return "", false
-	}
-	q := Question{Args: args}
-	h, ok := q.prepare(environ)
+	e, ok := ErrandOf(args)
 	if !ok {
 		return "", false
 	}
-	log, err := q.ask(h.Socket, stop)
-	return log, err == nil
+	q := Question{Args: args}
+	h, ok := q.prepare(e.folder()+HintFile, environ)
+	if !ok {
+		return "", false
+	}
+	a, err := q.ask(h.Socket, stop)
+	if err == nil && !a.answers(e) {
+		err = errAnswer
+	}
+	if err == nil && e.Get {
+		err = e.take(a.What)
+	}
+	return a.Log, err == nil
 }
 
-// prepare finds the hint beside the segment, and completes the question by it.
-func (q *Question) prepare(environ []string) (Hint, bool) {
-	path := q.Args[len(q.Args)-1]
-	b, err := read(path[:len(path)-len(q.Segment())]+hintFile, maxHint)
+// prepare reads the hint, and completes the question by it.
+func (q *Question) prepare(hint string, environ []string) (Hint, bool) {
+	b, err := read(hint, maxHint)
 	if err != nil {
 		return Hint{}, false
 	}
@@ -64,6 +71,23 @@ func (q *Question) prepare(environ []string) (Hint, bool) {
 		}
 	}
 	return h, true
+}
+
+var errFile = errors.New("not a file of this user's")
+
+// take moves the file that the agent named to where the segment is to be put. What the
+// server could not read, for the agent is root's, is not taken.
+func (e Errand) take(what string) error {
+	from := e.folder() + what
+	var st syscall.Stat_t
+	if _, err := again(func() (int, error) { return 0, syscall.Lstat(from, &st) }); err != nil {
+		return err
+	}
+	if st.Mode&syscall.S_IFMT != syscall.S_IFREG || int(st.Uid) != os.Geteuid() {
+		return errFile
+	}
+	_, err := again(func() (int, error) { return 0, syscall.Rename(from, e.Path) })
+	return err
 }
 
 var errTooLarge = errors.New("the file is too large")
@@ -103,33 +127,33 @@ func again(call func() (int, error)) (int, error) {
 }
 
 // ask puts the question to the agent at a socket. An error: it did not say "done".
-func (q *Question) ask(socket string, stop func() bool) (log string, err error) {
+func (q *Question) ask(socket string, stop func() bool) (Answer, error) {
 	message, ok := q.message()
 	if !ok {
-		return "", errQuestion
+		return Answer{}, errQuestion
 	}
 	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return "", err
+		return Answer{}, err
 	}
 	defer syscall.Close(fd)
 	// It bounds connect(2) too, see socket(7).
 	if err := timeout(fd, syscall.SO_SNDTIMEO, connectWait); err != nil {
-		return "", err
+		return Answer{}, err
 	}
 	if err := syscall.Connect(fd, &syscall.SockaddrUnix{Name: socket}); err != nil {
-		return "", err
+		return Answer{}, err
 	}
 	if err := trusted(fd); err != nil {
-		return "", err
+		return Answer{}, err
 	}
 	if err := send(fd, message); err != nil {
-		return "", err
+		return Answer{}, err
 	}
 	if err := timeout(fd, syscall.SO_RCVTIMEO, look); err != nil {
-		return "", err
+		return Answer{}, err
 	}
-	return await(fd, q.Segment(), stop)
+	return await(fd, stop)
 }
 
 func timeout(fd, which int, d time.Duration) error {
@@ -164,7 +188,7 @@ func send(fd int, b []byte) error {
 var errWaited = errors.New("the agent was waited for long enough")
 
 // await reads until there is an answer, the agent is silent or patience is over.
-func await(fd int, segment string, stop func() bool) (string, error) {
+func await(fd int, stop func() bool) (Answer, error) {
 	begun := time.Now()
 	heard := begun
 	var got []byte
@@ -174,18 +198,18 @@ func await(fd int, segment string, stop func() bool) (string, error) {
 		switch {
 		case err == syscall.EAGAIN || err == syscall.EINTR:
 		case err != nil:
-			return "", err
+			return Answer{}, err
 		case n == 0:
-			return "", errAnswer
+			return Answer{}, errAnswer
 		default:
-			log, done, rest, err := parseAnswer(append(got, buf[:n]...), segment)
+			a, done, rest, err := parseAnswer(append(got, buf[:n]...))
 			if done || err != nil {
-				return log, err
+				return a, err
 			}
 			got, heard = rest, time.Now()
 		}
 		if stop() || time.Since(heard) > silence || time.Since(begun) > patience {
-			return "", errWaited
+			return Answer{}, errWaited
 		}
 	}
 }

@@ -2,12 +2,16 @@ package early_test
 
 import (
 	"bufio"
+	"errors"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -41,12 +45,13 @@ func newMember(t *testing.T, answer func(net.Conn)) *member {
 		t.Fatal(err)
 	}
 	h := early.Hint{Socket: filepath.Join(dir, "s"), Config: m.config}
+	content, ok := h.Encode()
 	l, err := net.Listen("unix", h.Socket)
 	if err == nil {
-		err = h.Leave(m.walDir)
+		err = os.WriteFile(filepath.Join(m.walDir, early.HintFile), content, 0o600)
 	}
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || !ok {
+		t.Fatal(ok, err)
 	}
 	t.Cleanup(func() { l.Close() })
 	go func() {
@@ -88,6 +93,48 @@ func (m *member) args() []string {
 	return []string{"--config", m.config, "archive-push", filepath.Join(m.walDir, segment)}
 }
 
+// getArgs are those of an archive-get of a recovering server.
+func (m *member) getArgs() []string {
+	return []string{"--config", m.config, "archive-get", segment, m.dest()}
+}
+
+func (m *member) dest() string { return filepath.Join(m.walDir, "RECOVERYXLOG") }
+
+// spooled is what the agent hands over, seen from the pg_wal.
+const spooled = "spool/" + segment + "~abc"
+
+// spool lays down a file.
+func (m *member) spool(t *testing.T, what, content string) string {
+	t.Helper()
+	path := filepath.Join(m.walDir, what)
+	err := os.MkdirAll(filepath.Dir(path), 0o700)
+	if err == nil {
+		err = os.WriteFile(path, []byte(content), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// content gives that of a file, "-" if there is none, "old" for a folder.
+func content(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "-"
+	case errors.Is(err, syscall.EISDIR):
+		return "old"
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func done(what, log string) string { return string(early.Answer{What: what, Log: log}.Encode()) }
+
 func never() bool { return false }
 
 func say(s string) func(net.Conn) {
@@ -103,22 +150,23 @@ func onLinux(t *testing.T) {
 
 func TestOnlyDoneIsBelieved(t *testing.T) {
 	onLinux(t)
-	done := string(early.Done(segment, "a line\n"))
+	whole := done(segment, "a line\n")
 	for _, c := range []struct {
 		name, says, log string
 		want            bool
 	}{
-		{"done", done, "a line\n", true},
-		{"done, and nothing to log", string(early.Done(segment, "")), "", true},
-		{"done after beats", early.Beat + early.Beat + done, "a line\n", true},
+		{"done", whole, "a line\n", true},
+		{"done, and nothing to log", done(segment, ""), "", true},
+		{"done after beats", early.Beat + early.Beat + whole, "a line\n", true},
 		{"no", string(early.No()), "", false},
 		{"no after a beat", early.Beat + string(early.No()), "", false},
-		{"another segment", string(early.Done("000000010000000000000008", "")), "", false},
+		{"another segment", done("000000010000000000000008", ""), "", false},
 		{"nothing", "", "", false},
 		{"gone after a beat", early.Beat, "", false},
+		{"a file that would hold it", done(spooled, ""), "", false},
 		{"gone in the middle of the word", "done " + segment, "", false},
-		{"gone in the middle of the log", done[:len(done)-1], "", false},
-		{"more than there should be", done + "x", "", false},
+		{"gone in the middle of the log", whole[:len(whole)-1], "", false},
+		{"more than there should be", whole + "x", "", false},
 		{"a length that is none", "done " + segment + " -1\n", "", false},
 		{"a length beyond reason", "done " + segment + " 99999999999\n", "", false},
 		{"an agent of another release", `{"protocol":1,"error":"not the agent's protocol"}` + "\n", "", false},
@@ -134,7 +182,7 @@ func TestOnlyDoneIsBelieved(t *testing.T) {
 
 func TestTheQuestionIsWhatTheCommandIs(t *testing.T) {
 	onLinux(t)
-	m := newMember(t, say(string(early.Done(segment, ""))))
+	m := newMember(t, say(done(segment, "")))
 	t.Chdir(filepath.Dir(m.walDir)) // as PostgreSQL has it
 	args := append(m.args()[:3:3], "pg_wal/"+segment)
 	if _, ok := early.Ask(args, []string{"HOME=/x", "PGTENDER_CLUSTER=a", "AWS_SECRET=s", "PGTENDER_LOG_LEVEL=warn"}, never); !ok {
@@ -148,8 +196,90 @@ func TestTheQuestionIsWhatTheCommandIs(t *testing.T) {
 	if diff := cmp.Diff(want, q); diff != "" {
 		t.Error(diff)
 	}
-	if got := q.Path(); got != filepath.Join(m.walDir, segment) {
+	e, ok := early.ErrandOf(q.Args)
+	if got := q.Path(e); !ok || e.Get || e.Segment != segment || got != filepath.Join(m.walDir, segment) {
 		t.Errorf("the segment is at %s", got)
+	}
+}
+
+// TestASegmentIsHandedOver: it lies where recovery wants it, and in the spool no more,
+// if the agent said that it lies there and it does; else nothing is touched.
+func TestASegmentIsHandedOver(t *testing.T) {
+	onLinux(t)
+	whole := done(spooled, "a line\n")
+	for _, c := range []struct {
+		name, says string
+		make       func(t *testing.T, m *member)
+		want       bool
+	}{
+		{"done", early.Beat + whole, nil, true},
+		{"no", string(early.No()), nil, false},
+		{"gone", "", nil, false},
+		{"gone in the middle", whole[:len(whole)-2], nil, false},
+		{"a push's answer", done(segment, ""), nil, false},
+		{"another segment's file", done("spool/000000010000000000000008~abc", ""), func(t *testing.T, m *member) {
+			m.spool(t, "spool/000000010000000000000008~abc", "8")
+		}, false},
+		{"a file that is gone", whole, func(t *testing.T, m *member) {
+			if err := os.Remove(filepath.Join(m.walDir, spooled)); err != nil {
+				t.Fatal(err)
+			}
+		}, false},
+		{"a symbolic link", whole, func(t *testing.T, m *member) {
+			if err := errors.Join(os.Rename(filepath.Join(m.walDir, spooled), filepath.Join(m.walDir, "x")), os.Symlink("../x", filepath.Join(m.walDir, spooled))); err != nil {
+				t.Fatal(err)
+			}
+		}, false},
+		{"a file of another user's", whole, func(t *testing.T, m *member) {
+			if err := os.Chown(filepath.Join(m.walDir, spooled), 65534, -1); err != nil {
+				t.Skipf("only root can give a file away: %v", err)
+			}
+		}, false},
+		{"a folder in the way", whole, func(t *testing.T, m *member) {
+			if err := errors.Join(os.Remove(m.dest()), os.Mkdir(m.dest(), 0o700)); err != nil {
+				t.Fatal(err)
+			}
+		}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := newMember(t, say(c.says))
+			from := m.spool(t, spooled, "new")
+			m.spool(t, "RECOVERYXLOG", "old")
+			if c.make != nil {
+				c.make(t, m)
+			}
+			log, ok := early.Ask(m.getArgs(), nil, never)
+			switch {
+			case ok != c.want:
+				t.Errorf("done: %v", ok)
+			case ok && (content(t, m.dest()) != "new" || content(t, from) != "-" || log != "a line\n"):
+				t.Errorf("%q is there, %q in the spool, %q is logged", content(t, m.dest()), content(t, from), log)
+			case !ok && content(t, m.dest()) != "old":
+				t.Errorf("%q is handed over", content(t, m.dest()))
+			}
+			if len(m.asked) != 1 {
+				t.Errorf("the agent was asked %d times", len(m.asked))
+			}
+		})
+	}
+}
+
+// TestAPgWalMayBeALink, and recovery's own path is relative to the data directory.
+func TestAPgWalMayBeALink(t *testing.T) {
+	onLinux(t)
+	m := newMember(t, say(done(spooled, "")))
+	m.spool(t, spooled, "new")
+	dataDir := t.TempDir()
+	if err := os.Symlink(m.walDir, filepath.Join(dataDir, "pg_wal")); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dataDir)
+	if _, ok := early.Ask([]string{"archive-get", segment, "pg_wal/RECOVERYXLOG"}, nil, never); !ok || content(t, m.dest()) != "new" {
+		t.Errorf("%v, %q", ok, content(t, m.dest()))
+	}
+	q := <-m.asked
+	if e, ok := early.ErrandOf(q.Args); !ok || q.Path(e) != filepath.Join(dataDir, "pg_wal", "RECOVERYXLOG") {
+		t.Errorf("asked for %s, %v", q.Path(e), ok)
 	}
 }
 
@@ -157,10 +287,12 @@ func TestTheQuestionIsWhatTheCommandIs(t *testing.T) {
 // does one whose member has no agent that said where it is.
 func TestNobodyElseIsHeard(t *testing.T) {
 	onLinux(t)
-	m := newMember(t, say(string(early.Done(segment, ""))))
+	m := newMember(t, say(done(segment, "")))
 	path := filepath.Join(m.walDir, segment)
 	for _, args := range [][]string{
-		{}, {path}, {"archive-push"}, {"archive-get", path}, {"agent", "status"},
+		{}, {path}, {"archive-push"}, {"archive-get", path}, {"agent", "status"}, {"archive-get", segment, path}, {"archive-get", m.dest()},
+		{segment, m.dest()}, {"archive-push", m.dest()}, {"archive-push", segment, m.dest()}, {"archive-get", "00000002.history", m.dest()},
+		{"archive-get", segment, filepath.Join(m.walDir, "RECOVERYHISTORY")}, {"archive-get", segment, m.dest(), "--streamed"}, {segment, "archive-get", m.dest()},
 		{"archive-push", path + ".partial"}, {"archive-push", filepath.Join(m.walDir, "00000002.history")},
 		{"archive-push", path, "--help"}, {"archive-push", "--config=" + path}, {"archive-push", filepath.Join(filepath.Dir(m.config), segment)},
 	} {
@@ -212,35 +344,6 @@ func TestAnAgentThatIsSilentIsLeft(t *testing.T) {
 	}
 }
 
-func TestAHintIsWithdrawnByItsOwnAgentAlone(t *testing.T) {
-	dir := t.TempDir()
-	old, current := early.Hint{Socket: "/old", Config: "/c"}, early.Hint{Socket: "/new", Config: "/c"}
-	for _, h := range []early.Hint{old, current} {
-		if err := h.Leave(dir); err != nil {
-			t.Fatal(err)
-		}
-	}
-	count := func() int {
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(entries)
-	}
-	if err := old.Withdraw(dir); err != nil || count() != 1 {
-		t.Errorf("%v, %d files where the other agent's hint should be", err, count())
-	}
-	if err := current.Withdraw(dir); err != nil || count() != 0 {
-		t.Errorf("%v, %d files left", err, count())
-	}
-	if err := current.Withdraw(dir); err != nil {
-		t.Error(err)
-	}
-	if err := (early.Hint{Socket: "/a\nb", Config: "/c"}).Leave(dir); err == nil {
-		t.Error("a path with a line break was left")
-	}
-}
-
 func TestAQuestionThatCannotBeSentIsNone(t *testing.T) {
 	for _, q := range []early.Question{{Content: "a\x00b"}, {Content: strings.Repeat("x", early.MaxQuestion)}} {
 		if b, ok := q.Encode(); ok {
@@ -253,6 +356,9 @@ func FuzzDecode(f *testing.F) {
 	q := early.Question{Dir: "/d", Config: "/c", Content: "x: 1\n", Args: []string{"archive-push", segment}, Environ: []string{"PGTENDER_X=1"}}
 	b, _ := q.Encode()
 	f.Add(b)
+	q.Args = []string{"archive-get", "--streamed", segment, "pg_wal/RECOVERYXLOG"}
+	b, _ = q.Encode()
+	f.Add(b)
 	f.Add([]byte("d\x00c\x00f\x00"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		q, err := early.Decode(b)
@@ -262,8 +368,10 @@ func FuzzDecode(f *testing.F) {
 		if again, ok := q.Encode(); !ok || string(again) != string(b) {
 			t.Errorf("%q becomes %q", b, again)
 		}
-		if early.Asks(q.Args) {
-			_, _ = q.Segment(), q.Path()
+		if e, ok := early.ErrandOf(q.Args); ok {
+			if operands := e.Operands(); !slices.Equal(operands, q.Args[len(q.Args)-len(operands):]) || !strings.HasSuffix(q.Path(e), e.Path) {
+				t.Errorf("%q is %+v", q.Args, e)
+			}
 		}
 	})
 }

@@ -1,10 +1,5 @@
 package early
 
-import (
-	"errors"
-	"os"
-)
-
 // Hint is what the agent leaves in its pg_wal for those who ask early. It is a hint:
 // who is at the other end of the socket is looked at, and the agent judges the
 // question.
@@ -13,46 +8,21 @@ type Hint struct {
 	Config string // the configuration file that the agent was started with, absolute
 }
 
+// HintFile is its name.
+const HintFile = ".pgtender-agent"
+
 const (
-	hintFile  = ".pgtender-agent"
 	hintMagic = "pgtender-agent 1"
 	maxHint   = 16 << 10
 )
 
-// Leave writes the hint into walDir. One that was there before is replaced. It is
-// not synced: after a crash an agent leaves a new one.
-func (h Hint) Leave(walDir string) error {
-	if contains(h.Socket+h.Config, '\n') {
-		return errors.New("a path with a line break is none that can be left as a hint")
-	}
-	path := walDir + "/" + hintFile
-	f, err := os.CreateTemp(walDir, hintFile+".*.pgtender-tmp") // which is swept
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(h.text())
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
+// Encode gives the file's content; false: a path with a line break is none that can
+// be told.
+func (h Hint) Encode() ([]byte, bool) {
+	return []byte(hintMagic + "\n" + h.Socket + "\n" + h.Config + "\n"), !contains(h.Socket+h.Config, '\n')
 }
 
-// Withdraw removes the hint if it is still this one.
-func (h Hint) Withdraw(walDir string) error {
-	path := walDir + "/" + hintFile
-	if b, err := os.ReadFile(path); err != nil || string(b) != h.text() {
-		return nil // there is none, or it is another agent's
-	}
-	return os.Remove(path)
-}
-
-func (h Hint) text() string { return hintMagic + "\n" + h.Socket + "\n" + h.Config + "\n" }
-
-// parseHint is the inverse of text.
+// parseHint is the inverse of Encode.
 func parseHint(b []byte) (Hint, bool) {
 	lines := split(string(b), '\n')
 	if len(lines) != 4 || lines[0] != hintMagic || lines[3] != "" || lines[1] == "" || lines[2] == "" {

@@ -1,21 +1,28 @@
-// Package early is archive-push's question to the agent before the rest of the
-// program is there to ask it.
+// Package early is the question of archive-push and archive-get to the agent before
+// the rest of the program is there to ask it.
 //
-// Most of what an archive-push costs that the agent answers is the start of its own
+// Most of what such a command costs that the agent answers is the start of its own
 // process: the initialisation of all that other commands need, the configuration's
 // YAML, the command line. So the command asks first and initialises then. It decides
-// nothing: it sends what an archive-push is made of, the arguments, the environment
-// as far as it configures, and the configuration file's bytes, and the agent judges
-// by the program's own rules whether such a command would have come to it, and asks
-// it in vain for anything else. Any answer but "done", and any doubt, means that the
+// nothing: it sends what it is made of, the arguments, the environment as far as it
+// configures, and the configuration file's bytes, and the agent judges by the
+// program's own rules whether such a command would have come to it, and asks it in
+// vain for anything else. Any answer but "done", and any doubt, means that the
 // command goes on as if nothing had been.
 //
 //	pg_wal/.pgtender-agent      where the agent listens, and the configuration file
 //	                            it was started with ([Hint])
 //	"pgtender early 1 N\n"      the question, N bytes of records ([Question.Encode])
 //	"beat\n"                    each second, while the agent works
-//	"done SEGMENT N\n"          the answer, and N bytes for the standard error
+//	"done WHAT N\n"             the answer, and N bytes for the standard error
 //	"no\n"                      likewise
+//
+// WHAT is the segment that is archived; or, for an archive-get, the file that holds
+// it, fetched ahead and verified, by its path from DEST's folder. The command renames
+// that to DEST itself. So nobody puts anything there behind its back: an agent that
+// hangs and goes on later would, when the server has gone on to another segment. A
+// command that is killed before the rename has done nothing, and an agent that is
+// killed after its answer has nothing left to do.
 //
 // The package imports next to nothing, not even strings or path/filepath, so that it
 // can be used in the first moment of a process: see the package cmd/pgtender/early.
@@ -26,12 +33,12 @@ import (
 	"strconv"
 )
 
-// Question is an archive-push.
+// Question is a command.
 type Question struct {
 	Dir     string   // the working directory, absolute
 	Config  string   // the configuration file's path, absolute: the hint's
 	Content string   // that the file has
-	Args    []string // of the command; the last is the segment's path
+	Args    []string // of the command
 	Environ []string // the variables that can configure the program
 }
 
@@ -44,7 +51,7 @@ const (
 	variables = "PGTENDER_"
 )
 
-var errQuestion = errors.New("not a question of an archive-push")
+var errQuestion = errors.New("not a question of a command")
 
 // Encode gives the records: each is a letter, the text, and a zero byte. What the
 // system hands to a process has none; false: the configuration file does, or there
@@ -108,42 +115,57 @@ func Header(line []byte) (n int, ok bool) {
 	return n, err == nil && n > 0 && n <= MaxQuestion
 }
 
-// Segment gives the name of the segment that is to be archived: the last argument's
-// last part.
-func (q *Question) Segment() string {
-	path := q.Args[len(q.Args)-1]
-	i := len(path)
-	for i > 0 && path[i-1] != '/' {
-		i--
-	}
-	return path[i:]
+// Errand is what a command is there for.
+type Errand struct {
+	// Get: an archive-get of a recovering server, else an archive-push; of a whole
+	// segment.
+	Get     bool
+	Segment string // its name
+	// Path is where the segment lies, or is to be put, as the command has it.
+	Path string
 }
 
-// Path gives the segment's path, absolute.
-func (q *Question) Path() string {
-	path := q.Args[len(q.Args)-1]
-	if hasPrefix(path, "/") {
-		return path
+// recovered is what recovery has a segment put under (RestoreArchivedFile,
+// xlogarchive.c).
+const recovered = "RECOVERYXLOG"
+
+// ErrandOf finds it in a command line, as far as that can be told without a parser
+// of command lines, which the agent has: the operands come last.
+func ErrandOf(args []string) (Errand, bool) {
+	last := len(args) - 1
+	if last < 1 || hasPrefix(args[last], "-") {
+		return Errand{}, false
 	}
-	return q.Dir + "/" + path
+	e := Errand{Path: args[last]}
+	_, e.Segment = cutLast(e.Path)
+	if isSegment(e.Segment) {
+		return e, among(args[:last], "archive-push")
+	}
+	e.Get, e.Segment = e.Segment == recovered, args[last-1]
+	return e, e.Get && isSegment(e.Segment) && among(args[:last-1], "archive-get")
 }
 
-// Asks reports whether a command line is an archive-push of a whole segment, as far
-// as that can be told without a parser of command lines: the agent has one.
-func Asks(args []string) bool {
-	if len(args) < 2 {
-		return false
+// Operands gives those of the command.
+func (e Errand) Operands() []string {
+	if e.Get {
+		return []string{e.Segment, e.Path}
 	}
-	q := Question{Args: args}
-	if !isSegment(q.Segment()) || hasPrefix(args[len(args)-1], "-") {
-		return false
+	return []string{e.Path}
+}
+
+// folder gives the path of the folder that Path is in, with a slash at its end, or
+// "" for the working directory.
+func (e Errand) folder() string {
+	folder, _ := cutLast(e.Path)
+	return folder
+}
+
+// Path gives the errand's path, absolute.
+func (q *Question) Path(e Errand) string {
+	if hasPrefix(e.Path, "/") {
+		return e.Path
 	}
-	for _, a := range args[:len(args)-1] {
-		if a == "archive-push" {
-			return true
-		}
-	}
-	return false
+	return q.Dir + "/" + e.Path
 }
 
 // isSegment reports whether a name is a segment's (XLogFileName, xlog_internal.h).

@@ -36,3 +36,21 @@ func split(s string, sep byte) (parts []string) {
 		s = after
 	}
 }
+
+// cutLast cuts a path behind its last slash.
+func cutLast(path string) (folder, name string) {
+	i := len(path)
+	for i > 0 && path[i-1] != '/' {
+		i--
+	}
+	return path[:i], path[i:]
+}
+
+func among(list []string, s string) bool {
+	for _, x := range list {
+		if x == s {
+			return true
+		}
+	}
+	return false
+}

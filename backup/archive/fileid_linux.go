@@ -1,4 +1,4 @@
-package agent
+package archive
 
 import (
 	"os"
@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// system gives device and inode of a file, and when its inode last changed: at
+// inode gives device and inode of a file, and when its inode last changed: at
 // a rename, which is how PostgreSQL recycles a segment, if not before.
-func system(info os.FileInfo) (sys any, changed time.Time) {
+func inode(info os.FileInfo) (sys any, changed time.Time) {
 	s, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
 		return nil, time.Time{}
