@@ -36,7 +36,10 @@ type Prefetch struct {
 	Alive func() bool
 	// Linger is how long nobody may ask before it ends; 0 means half a minute.
 	Linger time.Duration
-	Log    *slog.Logger // nil discards
+	// Begun is called once the spool is this Prefetch's alone, and what it gives when
+	// there is nothing to be handed over any more; nil: nothing is.
+	Begun func() (end func())
+	Log   *slog.Logger // nil discards
 
 	mu      sync.Mutex // guards all below
 	course  int        // changes with the history: what was begun before counts no more
@@ -69,6 +72,9 @@ func (p *Prefetch) Run(ctx context.Context) error {
 	defer release()
 	s.begin()
 	sweepTemps(p.WALDir)
+	if p.Begun != nil {
+		defer p.Begun()()
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r := &prefetching{Prefetch: p, spool: s}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pgtender/pgtender/backup/archive"
 	"github.com/pgtender/pgtender/backup/archive/agent"
+	"github.com/pgtender/pgtender/backup/archive/agent/early"
 	"github.com/pgtender/pgtender/internal/pg"
 )
 
@@ -46,17 +47,52 @@ gone or nobody asked for half a minute.`,
 }
 
 func (n *node) prefetch(ctx context.Context, dest string, t pg.Timeline) error {
-	dir, reader := dataDirOf(dest), readerOf(n.fingerprint(), t)
+	dir, fingerprint := dataDirOf(dest), n.fingerprint()
 	n.DataDir, n.foreign, n.breaker = dir, false, breakerFor(dest)
 	r, err := n.repository(ctx)
 	if err != nil {
 		return err
 	}
-	p := archive.Prefetch{
-		Repo: r, WALDir: filepath.Dir(dest), Reader: reader, Lineage: n.lineage(r, t, dir),
+	walDir, err := filepath.Abs(filepath.Dir(dest))
+	if err != nil {
+		return err
+	}
+	p := &archive.Prefetch{
+		Repo: r, WALDir: walDir, Reader: readerOf(fingerprint, t), Lineage: n.lineage(r, t, dir),
 		Bytes: int64(n.Archive.Prefetch), Workers: int(n.Archive.Workers), Alive: serverIn(dir), Log: n.log,
 	}
+	p.Begun = func() (end func()) { return n.answerAhead(ctx, p, fingerprint) }
 	return p.Run(ctx)
+}
+
+// answerAhead answers archive-gets that ask before they are initialised, as an agent
+// does, until end is called. Where it cannot, they take from the spool by themselves.
+func (n *node) answerAhead(ctx context.Context, p *archive.Prefetch, fingerprint string) (end func()) {
+	if n.file == "" {
+		return func() {} // there is nothing to compare configurations by
+	}
+	hint := filepath.Join(p.WALDir, early.SpoolHint)
+	socket := filepath.Join(filepath.Dir(hint), "socket")
+	l, release, err := agent.Listen(ctx, socket)
+	if err != nil { // a path that is too long for a socket, as a rule
+		n.log.DebugContext(ctx, "commands take from the spool by themselves", "error", err)
+		return func() {}
+	}
+	if _, err := agent.LeaveHint(filepath.Dir(hint), early.Hint{Socket: socket, Config: n.file}); err != nil {
+		n.log.DebugContext(ctx, "commands take from the spool by themselves", "error", err)
+	}
+	s := &standIn{fingerprint: fingerprint, walDir: p.WALDir, handOver: (&fetching{at: p}).handOver}
+	h := agent.Handler{Fingerprint: fingerprint, Log: n.log, Early: func(ctx context.Context, q early.Question) (early.Answer, error) { return s.answer(ctx, ctx, q) }}
+	ctx, cancel := context.WithCancel(ctx)
+	served := make(chan error, 1)
+	go func() { served <- h.Serve(ctx, l) }()
+	return func() {
+		cancel()
+		if err := <-served; err != nil {
+			n.log.DebugContext(ctx, "commands were not answered", "error", err)
+		}
+		release()
+	}
 }
 
 // readerOf tells readers of WAL apart that may have different segments.

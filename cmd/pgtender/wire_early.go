@@ -21,8 +21,9 @@ import (
 // would have themselves, and finds out whether they would have come to this agent.
 // Commands are alike but for the segment, so that one verdict serves the next.
 type standIn struct {
-	socket, fingerprint, walDir string // the agent's
+	socket, fingerprint, walDir string // the agent's; without a socket it is no agent that answers
 
+	// push archives; nil: nothing is archived here.
 	push     func(asked, life context.Context, path string) (archive.Outcome, error)
 	handOver func(asked context.Context, reader, name string) (path string, err error)
 
@@ -53,6 +54,9 @@ func (s *standIn) answer(asked, life context.Context, q early.Question) (early.A
 	}
 	if e.Get {
 		return s.answerGet(asked, v, e, q.Path(e))
+	}
+	if s.push == nil {
+		return early.Answer{}, errors.New("nothing is archived here")
 	}
 	outcome, err := s.push(asked, life, q.Path(e))
 	if err != nil {
@@ -142,7 +146,7 @@ func (s *standIn) think(e early.Errand, q early.Question) verdict {
 	switch {
 	case err != nil:
 		return verdict{err: err}
-	case n.Agent.Socket != s.socket:
+	case s.socket != "" && n.Agent.Socket != s.socket:
 		return refused("it would ask the agent at %q", n.Agent.Socket)
 	case n.fingerprint() != s.fingerprint:
 		return refused("it has another configuration")

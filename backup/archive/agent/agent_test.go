@@ -75,6 +75,12 @@ func TestACommandIsAnswered(t *testing.T) {
 			t.Errorf("%s: %+v, %v", c.name, r, err)
 		}
 	}
+	idle := serve(t, &agent.Handler{})
+	for _, do := range []string{agent.DoPush, agent.DoGet, agent.DoStatus} {
+		if r, err := agent.Ask(t.Context(), idle, agent.Request{Do: do}); err == nil || !strings.Contains(err.Error(), "nothing it does") {
+			t.Errorf("who does nothing does %s: %+v, %v", do, r, err)
+		}
+	}
 	s, err := agent.ReadStatus(t.Context(), socket)
 	if err != nil || s.PID != 7 {
 		t.Errorf("status %+v, %v", s, err)

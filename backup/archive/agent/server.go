@@ -18,14 +18,14 @@ import (
 // goroutines at once.
 type Handler struct {
 	Fingerprint string // of the configuration, as [Request] has it
-	// Push archives the segment at a path, and gives the outcome.
+	// Push archives the segment at a path, and gives the outcome; nil: nothing is.
 	Push func(ctx context.Context, path string) (string, error)
 	// Get has a segment in the spool beside a path; nil: nothing is fetched.
 	Get func(ctx context.Context, q Request) error
 	// Early does its part of the errand of a command that was just begun; an error: the
 	// command is to do it by itself. nil: none is answered.
 	Early func(ctx context.Context, q early.Question) (early.Answer, error)
-	// Status gives the agent's status, as JSON.
+	// Status gives the agent's status, as JSON; nil: it has none.
 	Status func() []byte
 	Log    *slog.Logger // nil discards
 }
@@ -166,14 +166,12 @@ func write(conn net.Conn, b []byte) error {
 // do does what is asked.
 func (h *Handler) do(ctx context.Context, q Request) Reply {
 	failed := func(err error) Reply { return Reply{Error: err.Error()} }
-	if q.Do == DoStatus {
-		return Reply{Done: true, Status: h.Status()}
-	}
-	if q.Fingerprint != h.Fingerprint {
-		return failed(errors.New("it was started with another configuration; restart it"))
-	}
 	switch {
-	case q.Do == DoPush:
+	case q.Do == DoStatus && h.Status != nil:
+		return Reply{Done: true, Status: h.Status()}
+	case q.Fingerprint != h.Fingerprint:
+		return failed(errors.New("it was started with another configuration; restart it"))
+	case q.Do == DoPush && h.Push != nil:
 		outcome, err := h.Push(ctx, q.Path)
 		if err != nil {
 			return failed(err)

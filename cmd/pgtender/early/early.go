@@ -8,7 +8,7 @@
 // of main's own could not, as main is initialised last. The price is an init that
 // speaks to a socket and may end the process. It does so for nothing but the command
 // line of an archive-push, or of a recovering server's archive-get, beside whose segment
-// an agent left its hint, and only with success: when the agent says that the segment is
+// an agent, or what fetches ahead, left its hint, and only with success: when the agent says that the segment is
 // archived, or has handed over a verified one that now lies where it was to be put. In
 // all other cases main runs, asks or works as it always does, and alone decides on the
 // exit status. That matters most for archive-get: by it recovery tells an archive that

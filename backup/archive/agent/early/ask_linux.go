@@ -22,8 +22,8 @@ const maxConfig = 128 << 10
 // Ask has the agent do the errand of a command line. It gives what is to be written to
 // the standard error, and whether the errand is done: the segment is archived, or lies
 // where it was to be put. False means nothing, not even that the agent will not do it.
-// It takes at most as long as asking the agent does otherwise, and ends soon after stop
-// says so.
+// It takes at most as long as asking the agent does otherwise, for each that may answer,
+// and ends soon after stop says so.
 //
 // It uses system calls alone: what Go waits on files with takes longer to begin than
 // all of this.
@@ -32,8 +32,22 @@ func Ask(args, environ []string, stop func() bool) (log string, done bool) {
 	if !ok {
 		return "", false
 	}
+	hints := []string{HintFile}
+	if e.Get {
+		hints = append(hints, SpoolHint)
+	}
+	for _, hint := range hints {
+		if log, done := e.askAt(e.folder()+hint, args, environ, stop); done || stop() {
+			return log, done
+		}
+	}
+	return "", false
+}
+
+// askAt is Ask of one agent.
+func (e Errand) askAt(hint string, args, environ []string, stop func() bool) (log string, done bool) {
 	q := Question{Args: args}
-	h, ok := q.prepare(e.folder()+HintFile, environ)
+	h, ok := q.prepare(hint, environ)
 	if !ok {
 		return "", false
 	}

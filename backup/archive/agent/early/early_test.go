@@ -264,6 +264,45 @@ func TestASegmentIsHandedOver(t *testing.T) {
 	}
 }
 
+// TestWhatFetchesAheadIsAskedToo where there is no agent, or it has nothing to hand over;
+// for an archive-push it is nobody.
+func TestWhatFetchesAheadIsAskedToo(t *testing.T) {
+	onLinux(t)
+	for name, agent := range map[string]func(t *testing.T, m *member, hint string){
+		"no agent": func(t *testing.T, _ *member, hint string) {
+			if err := os.Remove(hint); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"a dead one": func(t *testing.T, m *member, hint string) {
+			dead, _ := early.Hint{Socket: m.walDir + "/dead", Config: m.config}.Encode()
+			if err := os.WriteFile(hint, dead, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"one that has nothing": func(t *testing.T, _ *member, hint string) {
+			idle := newMember(t, say(string(early.No())))
+			if err := os.Rename(filepath.Join(idle.walDir, early.HintFile), hint); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMember(t, say(done(spooled, "")))
+			m.spool(t, spooled, "new")
+			hint := filepath.Join(m.walDir, early.HintFile)
+			m.spool(t, early.SpoolHint, content(t, hint))
+			agent(t, m, hint)
+			if _, ok := early.Ask(m.args(), nil, never); ok || len(m.asked) > 0 {
+				t.Error("a push asked, or was answered")
+			}
+			if _, ok := early.Ask(m.getArgs(), nil, never); !ok || content(t, m.dest()) != "new" {
+				t.Errorf("%v, %q is there", ok, content(t, m.dest()))
+			}
+		})
+	}
+}
+
 // TestAPgWalMayBeALink, and recovery's own path is relative to the data directory.
 func TestAPgWalMayBeALink(t *testing.T) {
 	onLinux(t)

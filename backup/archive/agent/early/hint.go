@@ -8,8 +8,12 @@ type Hint struct {
 	Config string // the configuration file that the agent was started with, absolute
 }
 
-// HintFile is its name.
-const HintFile = ".pgtender-agent"
+// HintFile is its name. Where there is no agent, what fetches ahead of a recovering
+// server answers for it, and leaves its hint in the spool.
+const (
+	HintFile  = ".pgtender-agent"
+	SpoolHint = ".pgtender-spool/" + HintFile
+)
 
 const (
 	hintMagic = "pgtender-agent 1"

@@ -11,7 +11,8 @@
 // command goes on as if nothing had been.
 //
 //	pg_wal/.pgtender-agent      where the agent listens, and the configuration file
-//	                            it was started with ([Hint])
+//	                            it was started with ([Hint]); where there is none,
+//	                            archive-get asks what fetches ahead, see [SpoolHint]
 //	"pgtender early 1 N\n"      the question, N bytes of records ([Question.Encode])
 //	"beat\n"                    each second, while the agent works
 //	"done WHAT N\n"             the answer, and N bytes for the standard error
