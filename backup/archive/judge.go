@@ -50,14 +50,14 @@ type judged struct {
 	blockMap, carry []byte
 }
 
-// judge checks a segment and decides as what it is archived.
-func (p *pusher) judge(ctx context.Context, f *segmentFile, name repo.WALName, own pg.History) (*judged, error) {
+// judge checks a segment, as the encoder reads it, and decides as what it is archived.
+func (p *pusher) judge(ctx context.Context, f *segmentFile, content *repo.WALIntake, name repo.WALName, own pg.History) (*judged, error) {
 	seg, err := pg.ParseSegment(name.Segment, f.size)
 	if err != nil {
 		return nil, fmt.Errorf("%w: the file says that segments have %d bytes", err, f.size)
 	}
 	expect := wal.Expect{SystemID: p.repo.Cluster().SystemID, SegmentSize: f.size, Segment: seg, Unfinished: true}
-	in, err := wal.InspectFile(f, f.length, expect)
+	in, err := wal.InspectPieces(content.Piece, f.length, expect)
 	switch {
 	case err != nil && !name.Partial && p.unwritten(f, own, seg):
 		return nil, errUnwritten

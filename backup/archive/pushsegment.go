@@ -63,16 +63,18 @@ func (p *pusher) secondHand() bool {
 
 // encode checks and encodes the segment.
 func (p *pusher) encode(ctx context.Context, f *segmentFile, name repo.WALName, own pg.History) (*repo.WALData, error) {
-	j, err := p.judge(ctx, f, name, own)
-	if err != nil {
-		return nil, err
-	}
 	r := p.repo
 	if pace := p.opts.Pacer.pace(); pace.Hasty {
 		r = r.Hastily()
 		p.log.DebugContext(ctx, "compressing in haste", "file", p.name, "why", pace.Why)
 	}
-	d, err := r.EncodeWAL(j.header, j.blockMap, j.carry, f)
+	content := r.TakeWAL(f, f.length)
+	defer content.Close() // nothing is lost with it
+	j, err := p.judge(ctx, f, content, name, own)
+	if err != nil {
+		return nil, err
+	}
+	d, err := content.Encode(j.header, j.blockMap, j.carry)
 	if err != nil {
 		return nil, err
 	}

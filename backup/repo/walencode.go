@@ -26,9 +26,12 @@ var walsEncoded atomic.Int32
 // memory that is new costs a fault for every page and is cleared, which was a
 // tenth of the time that a segment takes.
 type walMemory struct {
-	chunks  []byte // empty, with room for the encoded segment
-	workers [walWorkers]struct{ raw, stored []byte }
+	chunks []byte // empty, with room for the encoded segment
+	slots  [walWorkers + 1]walSlot
 }
+
+// walSlot holds one chunk, as it was read and as it is stored.
+type walSlot struct{ raw, stored []byte }
 
 var walMemories = sync.Pool{New: func() any { return new(walMemory) }}
 
@@ -49,36 +52,157 @@ func (m *walMemory) give(s *spool) {
 	walMemories.Put(m)
 }
 
-// encodeChunks compresses the segment into out, several chunks at a time, and
-// sets h's digest.
-func (r *Repo) encodeChunks(h *WALHeader, out io.Writer, segment io.ReaderAt, m *walMemory) (table []byte, err error) {
-	e := &walEncoder{
-		repo: r, segment: segment, length: h.contentLength(), out: out,
-		digest: newHasher(), written: sync.NewCond(new(sync.Mutex)),
-	}
-	n := int((e.length + walChunk - 1) / walChunk)
-	workers := min(walWorkers, n, runtime.GOMAXPROCS(0)/int(walsEncoded.Add(1)))
-	defer walsEncoded.Add(-1)
-	if workers <= 1 {
-		e.work(&m.workers[0].raw, &m.workers[0].stored)
-	} else {
-		each(workers, workers, func(i int) { e.work(&m.workers[i].raw, &m.workers[i].stored) })
-	}
-	h.Digest = e.digest.digest()
-	return e.table, e.err
-}
+// walPiece is how much of a segment is read at once; what judges and hashes it finds
+// it in the processor's cache. A chunk is a whole number of pieces.
+const walPiece = 256 << 10
 
-// walEncoder compresses a segment. Chunks are read in order, since the digest is
-// of the whole, compressed side by side, and written in order.
-type walEncoder struct {
+// WALIntake is one segment that is read once, piece by piece, for both the one who
+// judges it and the encoder, so that what is stored is what was judged. Chunks are
+// compressed while the following ones are judged. Its methods are for one goroutine.
+type WALIntake struct {
 	repo    *Repo
 	segment io.ReaderAt
 	length  int64
-	out     io.Writer
+	digest  *hasher
+	encoder *walEncoder
+	memory  *walMemory // lent; nil: given on or back
 
-	reading sync.Mutex
-	off     int64   // read so far; guarded by reading
-	digest  *hasher // guarded by reading
+	slot   *walSlot // of the chunk that is being read
+	begin  int64    // of that chunk in the segment
+	hashed int      // bytes of it
+
+	beside  bool          // others compress
+	free    chan *walSlot // those that nobody uses
+	working sync.WaitGroup
+}
+
+// TakeWAL begins to read a segment of so many bytes, which is closed in the end.
+// Chunks are compressed on up to four processors; memory is the compressed segment,
+// at most 64 MiB of it, and 2 MiB per processor and 2 more.
+func (r *Repo) TakeWAL(segment io.ReaderAt, length int64) *WALIntake {
+	m := lendWALMemory(length)
+	in := &WALIntake{
+		repo: r, segment: segment, length: length, digest: newHasher(), memory: m,
+		encoder: &walEncoder{
+			repo: r, out: &spool{dir: r.opts.TempDir, limit: walSpool, mem: m.chunks}, written: sync.NewCond(new(sync.Mutex)),
+		},
+	}
+	workers := min(walWorkers, int((length+walChunk-1)/walChunk), runtime.GOMAXPROCS(0)/int(walsEncoded.Add(1)))
+	if in.beside = workers > 1; in.beside {
+		in.free = make(chan *walSlot, workers)
+		for i := range workers {
+			in.free <- &m.slots[1+i]
+		}
+	}
+	in.begins(&m.slots[0])
+	return in
+}
+
+// begins begins the next chunk.
+func (in *WALIntake) begins(s *walSlot) {
+	s.raw = sized(s.raw, walChunk)[:0]
+	in.slot, in.hashed = s, 0
+}
+
+// Piece gives some bytes from an offset on, never none: the next ones, or again those
+// that it gave last. They are valid until the next call. Any others are read anew.
+func (in *WALIntake) Piece(off int64) ([]byte, error) {
+	raw := in.slot.raw
+	if at := off - in.begin; at >= int64(in.hashed) && at < int64(len(raw)) {
+		return raw[at:], nil
+	}
+	if off != in.begin+int64(len(raw)) {
+		b := make([]byte, min(walPiece, max(0, in.length-off)))
+		return b, in.read(b, off)
+	}
+	in.settle(len(raw))
+	raw = in.slot.raw
+	b := raw[len(raw) : len(raw)+int(min(walPiece, in.length-off))]
+	if err := in.read(b, off); err != nil {
+		return nil, err
+	}
+	in.slot.raw = raw[:len(raw)+len(b)]
+	return b, nil
+}
+
+// read fills b, which is not empty unless off is the segment's end or behind it.
+func (in *WALIntake) read(b []byte, off int64) error {
+	n, err := in.segment.ReadAt(b, off)
+	if len(b) > 0 && n == len(b) {
+		return nil
+	}
+	if err == nil {
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("read segment at %d: %w", off, storage.NotAbsence(notEOF(err)))
+}
+
+// settle hashes the chunk up to n bytes, of which it has as many, and hands it on if
+// it is whole.
+func (in *WALIntake) settle(n int) {
+	in.digest.Write(in.slot.raw[in.hashed:n])
+	if in.hashed = n; n == walChunk {
+		in.handOn()
+	}
+}
+
+// handOn has the chunk compressed and begins the next one.
+func (in *WALIntake) handOn() {
+	s, off := in.slot, in.begin
+	in.begin += int64(len(s.raw))
+	if !in.beside {
+		in.encoder.encode(s, off)
+		in.begins(s)
+		return
+	}
+	in.working.Go(func() {
+		in.encoder.encode(s, off)
+		in.free <- s
+	})
+	in.begins(<-in.free)
+}
+
+// finish reads what is still missing of n bytes of content, and waits until all are
+// encoded. False: more than n bytes are encoded already.
+func (in *WALIntake) finish(n int64) (ok bool, err error) {
+	for in.begin+int64(len(in.slot.raw)) < n {
+		if _, err := in.Piece(in.begin + int64(len(in.slot.raw))); err != nil {
+			return true, err
+		}
+	}
+	if n < in.begin+int64(in.hashed) {
+		return false, nil
+	}
+	in.slot.raw = in.slot.raw[:n-in.begin]
+	if in.settle(len(in.slot.raw)); len(in.slot.raw) > 0 {
+		in.handOn()
+	}
+	in.working.Wait()
+	return true, in.encoder.err
+}
+
+// Close ends the reading. What [WALIntake.Encode] gave stays.
+func (in *WALIntake) Close() error {
+	in.working.Wait()
+	if in.memory == nil {
+		return nil
+	}
+	in.giveOn().give(in.encoder.out)
+	return in.encoder.out.Close()
+}
+
+// giveOn lets another have the memory.
+func (in *WALIntake) giveOn() *walMemory {
+	m := in.memory
+	walsEncoded.Add(-1)
+	in.memory = nil
+	return m
+}
+
+// walEncoder compresses chunks side by side, and writes them in order.
+type walEncoder struct {
+	repo *Repo
+	out  *spool // written to by whoever has written.L
 
 	written *sync.Cond
 	at      int64  // chunks up to here are written; guarded by written.L
@@ -86,34 +210,10 @@ type walEncoder struct {
 	err     error  // the first; guarded by written.L
 }
 
-// work compresses chunks until none is left, in memory that it may replace.
-func (e *walEncoder) work(raw, stored *[]byte) {
-	for {
-		off, err := e.read(raw)
-		if err == nil && len(*raw) == 0 {
-			return
-		}
-		if err == nil {
-			err = e.compress(*raw, stored)
-		}
-		if !e.write(off, int64(len(*raw)), *stored, err) {
-			return
-		}
-	}
-}
-
-// read gets the next chunk; an empty one is the end.
-func (e *walEncoder) read(raw *[]byte) (off int64, err error) {
-	e.reading.Lock()
-	defer e.reading.Unlock()
-	off = e.off
-	*raw = sized(*raw, int(min(walChunk, e.length-off)))
-	e.off += int64(len(*raw))
-	if n, err := e.segment.ReadAt(*raw, off); n < len(*raw) {
-		return off, fmt.Errorf("read segment at %d: %w", off, storage.NotAbsence(notEOF(err)))
-	}
-	e.digest.Write(*raw)
-	return off, nil
+// encode compresses the chunk at off and writes it.
+func (e *walEncoder) encode(s *walSlot, off int64) {
+	err := e.compress(s.raw, &s.stored)
+	e.write(off, int64(len(s.raw)), s.stored, err)
 }
 
 func (e *walEncoder) compress(raw []byte, stored *[]byte) error {
@@ -129,8 +229,8 @@ func (e *walEncoder) compress(raw []byte, stored *[]byte) error {
 }
 
 // write appends the chunk of n raw bytes at off once those before it are written,
-// unless there was an error, of it or of another. It reports whether to go on.
-func (e *walEncoder) write(off, n int64, stored []byte, err error) bool {
+// unless there was an error, of it or of another.
+func (e *walEncoder) write(off, n int64, stored []byte, err error) {
 	e.written.L.Lock()
 	defer e.written.L.Unlock()
 	defer e.written.Broadcast()
@@ -144,10 +244,9 @@ func (e *walEncoder) write(off, n int64, stored []byte, err error) bool {
 		e.err = err
 	}
 	if e.err != nil {
-		return false
+		return
 	}
 	e.table = le.AppendUint32(e.table, uint32(len(stored)))
 	e.table = le.AppendUint32(e.table, checksum(stored))
 	e.at = off + n
-	return true
 }

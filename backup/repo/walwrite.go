@@ -50,23 +50,43 @@ func (d *WALData) Close() error {
 	return d.chunks.Close()
 }
 
-// EncodeWAL encodes one segment. h is filled in by the caller up to LastRecord;
-// segment holds at least the bytes up to h.End. blockMap and carry may be empty.
-// Chunks are compressed on up to four processors; memory is the compressed
-// segment, at most 64 MiB of it, and 2 MiB per processor.
-func (r *Repo) EncodeWAL(h WALHeader, blockMap, carry []byte, segment io.ReaderAt) (_ *WALData, err error) {
+// EncodeWAL encodes one segment, see [WALIntake.Encode]. segment holds at least the
+// bytes up to h.End. Memory is that of [Repo.TakeWAL].
+func (r *Repo) EncodeWAL(h WALHeader, blockMap, carry []byte, segment io.ReaderAt) (*WALData, error) {
+	if err := r.checkWAL(&h, blockMap, carry); err != nil {
+		return nil, err
+	}
+	in := r.TakeWAL(segment, h.contentLength())
+	d, err := in.Encode(h, blockMap, carry)
+	return d, errors.Join(err, in.Close())
+}
+
+// checkWAL judges what is said about a segment, and says whether it has a map.
+func (r *Repo) checkWAL(h *WALHeader, blockMap, carry []byte) error {
 	h.Flags &^= WALBlockMap
 	if len(blockMap) > 0 {
 		h.Flags |= WALBlockMap
 	}
 	if err := h.validate(); err != nil {
-		return nil, fmt.Errorf("encode WAL segment: %w", asUsage(err))
+		return fmt.Errorf("encode WAL segment: %w", asUsage(err))
 	}
 	if h.SystemID != r.cluster.SystemID {
-		return nil, fmt.Errorf("encode WAL segment %s: system identifier is %s, not %s", h.Name(), h.SystemID, r.cluster.SystemID)
+		return fmt.Errorf("encode WAL segment %s: system identifier is %s, not %s", h.Name(), h.SystemID, r.cluster.SystemID)
 	}
 	if max(len(blockMap), len(carry)) > maxWALSection {
-		return nil, fmt.Errorf("encode WAL segment %s: block map of %d bytes, carry of %d", h.Name(), len(blockMap), len(carry))
+		return fmt.Errorf("encode WAL segment %s: block map of %d bytes, carry of %d", h.Name(), len(blockMap), len(carry))
+	}
+	return nil
+}
+
+// Encode encodes the segment, up to h.End, when it has been judged. h is filled in by
+// the caller up to LastRecord; blockMap and carry may be empty. Where the content ends
+// before what was judged last, as it does where the end of a timeline was looked for,
+// the segment is read once more. Of a WALIntake nothing but Close is of use after it.
+func (in *WALIntake) Encode(h WALHeader, blockMap, carry []byte) (*WALData, error) {
+	r := in.repo
+	if err := r.checkWAL(&h, blockMap, carry); err != nil {
+		return nil, err
 	}
 	s := &h.sections
 	*s = walSections{codec: r.codec(), chunkLength: walChunk}
@@ -82,23 +102,25 @@ func (r *Repo) EncodeWAL(h WALHeader, blockMap, carry []byte, segment io.ReaderA
 		*x.to = walSection{raw: uint32(len(x.raw)), stored: uint32(len(stored)), sum: checksum(stored), digest: DigestOf(x.raw)}
 		head = append(head, stored...)
 	}
-	memory := lendWALMemory(h.contentLength())
-	d := &WALData{memory: memory, chunks: &spool{dir: r.opts.TempDir, limit: walSpool, mem: memory.chunks}}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, d.Close())
-		}
-	}()
-	table, err := r.encodeChunks(&h, d.chunks, segment, memory)
+	ok, err := in.finish(h.contentLength())
 	if err != nil {
 		return nil, fmt.Errorf("encode WAL segment %s: %w", h.Name(), err)
 	}
-	s.chunks, s.tableSum, s.chunksSize = uint32(len(table)/8), checksum(table), uint64(d.chunks.size)
+	if !ok {
+		if err := in.Close(); err != nil {
+			return nil, err
+		}
+		return r.EncodeWAL(h, blockMap, carry, in.segment)
+	}
+	h.Digest = in.digest.digest()
+	chunks, table := in.encoder.out, in.encoder.table
+	s.chunks, s.tableSum, s.chunksSize = uint32(len(table)/8), checksum(table), uint64(chunks.size)
 	head = append(head, table...)
 	copy(head, h.encode())
-	d.Header = h
-	d.object = join(section{bytes.NewReader(head), int64(len(head))}, section{d.chunks, d.chunks.size})
-	return d, nil
+	return &WALData{
+		Header: h, object: join(section{bytes.NewReader(head), int64(len(head))}, section{chunks, chunks.size}),
+		chunks: chunks, memory: in.giveOn(),
+	}, nil
 }
 
 // WALConflictError means that a segment's key is taken by another segment. It

@@ -49,6 +49,13 @@ func InspectFile(r io.ReaderAt, size int64, expect Expect) (*Inspection, error) 
 	return inspect(&window{r: r}, size, expect)
 }
 
+// InspectPieces is [Inspect] for a segment of size bytes that piece gives: whole pages
+// from an offset on, one or more, valid until the next call. Each page is asked for
+// once, in order; only what damage is looked into for may be asked for again.
+func InspectPieces(piece func(off int64) ([]byte, error), size int64, expect Expect) (*Inspection, error) {
+	return inspect(&window{piece: piece}, size, expect)
+}
+
 // segmentSource is a pageSource over one segment.
 type segmentSource interface {
 	pageSource

@@ -24,15 +24,27 @@ func inspect(t *testing.T, segment []byte, expect wal.Expect) *wal.Inspection {
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := wal.InspectFile(bytes.NewReader(segment), int64(len(segment)), expect)
-	if err != nil {
-		t.Fatalf("read through an io.ReaderAt: %v", err)
-	}
-	if diff := cmp.Diff(in.Info, other.Info); diff != "" || !in.Map.Equal(other.Map) ||
-		!bytes.Equal(in.Carry.Encode(), other.Carry.Encode()) {
-		t.Fatalf("read through an io.ReaderAt the segment is another: %s", diff)
+	size := int64(len(segment))
+	for way, read := range map[string]func() (*wal.Inspection, error){
+		"an io.ReaderAt": func() (*wal.Inspection, error) { return wal.InspectFile(bytes.NewReader(segment), size, expect) },
+		"pieces":         func() (*wal.Inspection, error) { return wal.InspectPieces(pieces(segment), size, expect) },
+	} {
+		other, err := read()
+		if err != nil {
+			t.Fatalf("read through %s: %v", way, err)
+		}
+		if diff := cmp.Diff(in.Info, other.Info); diff != "" || !in.Map.Equal(other.Map) ||
+			!bytes.Equal(in.Carry.Encode(), other.Carry.Encode()) {
+			t.Fatalf("read through %s the segment is another: %s", way, diff)
+		}
 	}
 	return in
+}
+
+// pieces gives 64 KiB at a time, or what is left, in memory that it uses again.
+func pieces(segment []byte) func(off int64) ([]byte, error) {
+	buf := make([]byte, 64<<10)
+	return func(off int64) ([]byte, error) { return buf[:copy(buf, segment[off:])], nil }
 }
 
 // inspectAll inspects every segment, and takes maps and carries through their

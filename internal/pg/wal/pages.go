@@ -29,8 +29,9 @@ func (m *memory) page(at pg.LSN) ([]byte, error) {
 // windowLen is how much a window reads at once.
 const windowLen = 256 << 10
 
-// window is a segment read through an io.ReaderAt, a piece at a time.
+// window is a segment of which a piece is at hand at a time.
 type window struct {
+	piece func(off int64) ([]byte, error) // gives whole pages; nil: they are read through r
 	r     io.ReaderAt
 	start pg.LSN
 	size  int // of the segment
@@ -40,6 +41,9 @@ type window struct {
 }
 
 func (w *window) first() ([]byte, error) {
+	if w.piece != nil {
+		return w.piece(0)
+	}
 	b := make([]byte, SegmentHeaderLen)
 	return b, w.read(b, 0)
 }
@@ -56,17 +60,29 @@ func (w *window) page(at pg.LSN) ([]byte, error) {
 	}
 	i := int(off)
 	if i < w.off || i+w.block > w.off+len(w.buf) {
-		if cap(w.buf) == 0 {
-			w.buf = make([]byte, windowLen)
-		}
-		w.buf, w.off = w.buf[:min(windowLen, w.size-i)], i
-		if err := w.read(w.buf, int64(i)); err != nil {
+		if err := w.move(i); err != nil {
 			w.buf = w.buf[:0]
 			return nil, err
 		}
 	}
 	i -= w.off
 	return w.buf[i : i+w.block], nil
+}
+
+// move has the window begin at off.
+func (w *window) move(off int) (err error) {
+	w.off = off
+	if w.piece != nil {
+		if w.buf, err = w.piece(int64(off)); err == nil && len(w.buf) < w.block {
+			err = io.ErrUnexpectedEOF
+		}
+		return err
+	}
+	if cap(w.buf) == 0 {
+		w.buf = make([]byte, windowLen)
+	}
+	w.buf = w.buf[:min(windowLen, w.size-off)]
+	return w.read(w.buf, int64(off))
 }
 
 func (w *window) read(b []byte, off int64) error { return readFullAt(w.r, b, off) }
