@@ -59,13 +59,15 @@ type recentFork struct {
 	blocks *blocks
 }
 
-// fork gives the blocks of a fork, which it adds if need be.
-func (m *BlockMap) fork(rel Relation, fork Fork) *blocks {
-	key := RelationFork{rel, fork}
+// fork gives the blocks of a fork, which it adds if need be. rel is compared field
+// by field, as a Record's has just been written: a wider look waits for that.
+func (m *BlockMap) fork(rel *Relation, fork Fork) *blocks {
 	slot := &m.recent[(rel.Number^uint32(fork)<<3)%uint32(len(m.recent))]
-	if slot.blocks != nil && slot.key == key {
+	if k := &slot.key.Relation; slot.blocks != nil && slot.key.Fork == fork &&
+		k.Number == rel.Number && k.Database == rel.Database && k.Tablespace == rel.Tablespace {
 		return slot.blocks
 	}
+	key := RelationFork{*rel, fork}
 	b := m.forks[key]
 	if b == nil {
 		if m.forks == nil {
@@ -82,7 +84,7 @@ func (m *BlockMap) fork(rel Relation, fork Fork) *blocks {
 // PostgreSQL and is ignored.
 func (m *BlockMap) Mark(rel Relation, fork Fork, block uint32) {
 	if block != noBlock {
-		m.fork(rel, fork).add(block)
+		m.fork(&rel, fork).add(block)
 	}
 }
 
@@ -90,7 +92,7 @@ func (m *BlockMap) Mark(rel Relation, fork Fork, block uint32) {
 // dropped: all blocks from there on count as changed.
 func (m *BlockMap) Truncate(rel Relation, fork Fork, length uint32) {
 	if length != noBlock {
-		m.fork(rel, fork).truncate(length)
+		m.fork(&rel, fork).truncate(length)
 	}
 }
 
@@ -109,7 +111,7 @@ func (m *BlockMap) Merge(o *BlockMap) {
 		m.MarkWhole(db)
 	}
 	for key, from := range o.forks {
-		m.fork(key.Relation, key.Fork).merge(from)
+		m.fork(&key.Relation, key.Fork).merge(from)
 	}
 }
 

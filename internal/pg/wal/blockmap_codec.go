@@ -133,7 +133,7 @@ func DecodeBlockMap(b []byte) (*BlockMap, error) {
 		}
 		from := d.blocks()
 		if d.ok() {
-			*m.fork(Relation{key[0], key[1], key[2]}, Fork(key[3])) = *from
+			*m.fork(&Relation{key[0], key[1], key[2]}, Fork(key[3])) = *from
 		}
 	}
 	if err := d.end(); err != nil {

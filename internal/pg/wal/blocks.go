@@ -18,7 +18,8 @@ const (
 // blocks is a set of block numbers and the fork's limit, noBlock if none.
 type blocks struct {
 	limit  uint32
-	last   int // chunk used last
+	latest uint32 // the block added last, plus 1, which is there or past the limit; 0: none
+	last   int    // chunk used last
 	chunks []chunk
 }
 
@@ -35,9 +36,10 @@ func (b *blocks) find(index uint16) (int, bool) {
 
 // add ignores blocks from the limit on: they count as changed already.
 func (b *blocks) add(block uint32) {
-	if block >= b.limit {
+	if block+1 == b.latest || block >= b.limit {
 		return
 	}
+	b.latest = block + 1
 	index := uint16(block >> 16)
 	if b.last >= len(b.chunks) || b.chunks[b.last].index != index {
 		i, ok := b.find(index)

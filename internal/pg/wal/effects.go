@@ -139,8 +139,8 @@ func (d *body) relation() Relation {
 // An error, a *CorruptError or [ErrCut], leaves the map unfit for use.
 func (m *BlockMap) Record(r *Record) (Flags, error) {
 	for i := range r.Blocks {
-		if b := &r.Blocks[i]; b.Fork != FSM {
-			m.Mark(b.Relation, b.Fork, b.Block)
+		if b := &r.Blocks[i]; b.Fork != FSM && b.Block != noBlock {
+			m.fork(&b.Relation, b.Fork).add(b.Block)
 		}
 	}
 	if r.Rmgr > rmDatabase {

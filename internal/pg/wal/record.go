@@ -186,10 +186,14 @@ func (r *Record) block(b []byte) (n, payload int, why string) {
 		return 0, 0, whyHeaders
 	}
 	flags := b[1]
-	ref := BlockRef{ID: b[0], Fork: Fork(flags & forkMask)}
 	data := int(le.Uint16(b[2:]))
+	// It is filled in place: one that is copied waits for each of its fields.
+	at := len(r.Blocks)
+	r.Blocks = append(r.Blocks, BlockRef{})
+	ref := &r.Blocks[at]
+	ref.ID, ref.Fork = b[0], Fork(flags&forkMask)
 	switch {
-	case len(r.Blocks) > 0 && r.Blocks[len(r.Blocks)-1].ID >= ref.ID:
+	case at > 0 && r.Blocks[at-1].ID >= ref.ID:
 		return 0, 0, fmt.Sprintf("block reference %d is out of order", ref.ID)
 	case ref.Fork > Init:
 		return 0, 0, fmt.Sprintf("block reference %d names fork %d", ref.ID, ref.Fork)
@@ -216,10 +220,10 @@ func (r *Record) block(b []byte) (n, payload int, why string) {
 		ref.Relation = parseRelation(b[n:])
 		n += 12
 	} else {
-		if len(r.Blocks) == 0 {
+		if at == 0 {
 			return 0, 0, fmt.Sprintf("block reference %d names the relation of none before", ref.ID)
 		}
-		ref.Relation = r.Blocks[len(r.Blocks)-1].Relation
+		ref.Relation = r.Blocks[at-1].Relation
 	}
 	if len(b) < n+4 {
 		return 0, 0, whyHeaders
@@ -228,7 +232,6 @@ func (r *Record) block(b []byte) (n, payload int, why string) {
 	if ref.Block == noBlock {
 		return 0, 0, fmt.Sprintf("block reference %d names no valid block", ref.ID)
 	}
-	r.Blocks = append(r.Blocks, ref)
 	return n + 4, payload, ""
 }
 
