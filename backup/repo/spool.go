@@ -20,6 +20,22 @@ type spool struct {
 	size  int64
 }
 
+// room gives memory for n bytes in which the next ones may be made, so that Write
+// need not copy them; nil: there is none.
+func (s *spool) room(n int) []byte {
+	end := len(s.mem) + n
+	if s.file != nil || end > cap(s.mem) {
+		return nil
+	}
+	return s.mem[len(s.mem):end:end]
+}
+
+// inRoom reports whether b is where it would be copied to.
+func (s *spool) inRoom(b []byte) bool {
+	r := s.room(len(b))
+	return len(b) > 0 && r != nil && &r[0] == &b[0]
+}
+
 func (s *spool) Write(b []byte) (int, error) {
 	if s.file == nil && len(s.mem)+len(b) > s.limit {
 		if err := s.toFile(); err != nil {
@@ -27,7 +43,11 @@ func (s *spool) Write(b []byte) (int, error) {
 		}
 	}
 	if s.file == nil {
-		s.mem = append(s.mem, b...)
+		if s.inRoom(b) {
+			s.mem = s.mem[:len(s.mem)+len(b)]
+		} else {
+			s.mem = append(s.mem, b...)
+		}
 		s.size += int64(len(b))
 		return len(b), nil
 	}

@@ -30,8 +30,15 @@ type walMemory struct {
 	slots  [walWorkers + 1]walSlot
 }
 
-// walSlot holds one chunk, as it was read and as it is stored.
+// walSlot holds one chunk, as it was read and, unless it is made where it is to be,
+// as it is stored.
 type walSlot struct{ raw, stored []byte }
+
+// room gives memory for n stored bytes.
+func (s *walSlot) room(n int) []byte {
+	s.stored = sized(s.stored, n)
+	return s.stored
+}
 
 var walMemories = sync.Pool{New: func() any { return new(walMemory) }}
 
@@ -41,7 +48,7 @@ var walMemories = sync.Pool{New: func() any { return new(walMemory) }}
 func lendWALMemory(n int64) *walMemory {
 	m := walMemories.Get().(*walMemory)
 	if room := min(walSpool, n); int64(cap(m.chunks)) < room {
-		m.chunks = make([]byte, 0, room)
+		m.chunks = make([]byte, 0, room+2*walChunk) // the last chunk is made in room for one that grows
 	}
 	return m
 }
@@ -151,12 +158,17 @@ func (in *WALIntake) handOn() {
 	s, off := in.slot, in.begin
 	in.begin += int64(len(s.raw))
 	if !in.beside {
-		in.encoder.encode(s, off)
+		in.encoder.encode(s, off, func(n int) []byte {
+			if b := in.encoder.out.room(n); b != nil {
+				return b
+			}
+			return s.room(n)
+		})
 		in.begins(s)
 		return
 	}
 	in.working.Go(func() {
-		in.encoder.encode(s, off)
+		in.encoder.encode(s, off, s.room)
 		in.free <- s
 	})
 	in.begins(<-in.free)
@@ -210,22 +222,22 @@ type walEncoder struct {
 	err     error  // the first; guarded by written.L
 }
 
-// encode compresses the chunk at off and writes it.
-func (e *walEncoder) encode(s *walSlot, off int64) {
-	err := e.compress(s.raw, &s.stored)
-	e.write(off, int64(len(s.raw)), s.stored, err)
+// encode compresses the chunk at off, in some room, and writes it.
+func (e *walEncoder) encode(s *walSlot, off int64, room func(n int) []byte) {
+	stored, err := e.compress(s.raw, room)
+	e.write(off, int64(len(s.raw)), stored, err)
 }
 
-func (e *walEncoder) compress(raw []byte, stored *[]byte) error {
+func (e *walEncoder) compress(raw []byte, room func(n int) []byte) (stored []byte, err error) {
 	how := searchWAL
 	if e.repo.hasty {
 		how = searchHasty
 	}
-	return withCompressor(func(z compressor) (err error) {
-		*stored = sized(*stored, z.bound(len(raw)))
-		*stored, _, err = compressTo(z, (*stored)[:0], raw, e.repo.codec(), e.repo.opts.Level, how)
+	err = withCompressor(func(z compressor) (err error) {
+		stored, _, err = compressTo(z, room(z.bound(len(raw))), raw, e.repo.codec(), e.repo.opts.Level, how)
 		return err
 	})
+	return stored, err
 }
 
 // write appends the chunk of n raw bytes at off once those before it are written,
