@@ -23,9 +23,9 @@ type Pace struct {
 	Why   string
 }
 
-// farBehind is how many segments wait where time counts more than room: half a
-// gigabyte of WAL, or more where segments are larger, that a leader cannot recycle.
-const farBehind = 32
+// farBehind is how many segments wait where time counts more than room: a quarter of
+// a gigabyte of WAL, or more where segments are larger, that a leader cannot recycle.
+const farBehind = 16
 
 // DecidePace says how to compress the next segment. A backlog is a danger to the
 // disk of the leader, and it is worked off faster where the processor is what

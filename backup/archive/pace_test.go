@@ -19,9 +19,9 @@ func TestOnlyAFarBacklogIsCompressedHastily(t *testing.T) {
 		hasty bool
 	}{
 		{"nothing waits", archive.Backlog{}, false},
-		{"a few wait", archive.Backlog{Waiting: 31, Encode: 80 * ms, Store: 10 * ms}, false},
-		{"many wait, and nothing was measured yet", archive.Backlog{Waiting: 32}, true},
-		{"many wait for the processor", archive.Backlog{Waiting: 32, Encode: 80 * ms, Store: 10 * ms}, true},
+		{"a few wait", archive.Backlog{Waiting: 15, Encode: 80 * ms, Store: 10 * ms}, false},
+		{"many wait, and nothing was measured yet", archive.Backlog{Waiting: 16}, true},
+		{"many wait for the processor", archive.Backlog{Waiting: 16, Encode: 80 * ms, Store: 10 * ms}, true},
 		{"many wait for the network", archive.Backlog{Waiting: 500, Encode: 80 * ms, Store: 90 * ms}, false},
 	} {
 		if got := archive.DecidePace(c.now); got.Hasty != c.hasty || got.Why == "" {

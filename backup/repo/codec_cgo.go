@@ -17,17 +17,20 @@ extern size_t ZSTD_CCtx_setParameter(ZSTD_CCtx *, int parameter, int value) __at
 extern size_t ZSTD_compress2(ZSTD_CCtx *, void *dst, size_t dstCapacity, const void *src, size_t srcSize) __attribute__((weak));
 extern unsigned ZSTD_isError(size_t) __attribute__((weak));
 
-enum { RESET_PARAMETERS = 2, LEVEL = 100, HASH_LOG = 102, MIN_MATCH = 105, TARGET_LENGTH = 106 };
+enum { RESET_PARAMETERS = 2, LEVEL = 100, HASH_LOG = 102, MIN_MATCH = 105, TARGET_LENGTH = 106, LITERALS = 1002 };
 
 // pgt_level makes c compress at a level from now on, with a table of 2^hash_log
-// entries, matches of at least min_match bytes, and what zstd.h says target_length
-// is for the strategy; 0: what zstd takes for the level.
-static size_t pgt_level(ZSTD_CCtx *c, int level, int hash_log, int min_match, int target_length) {
+// entries, matches of at least min_match bytes, what zstd.h says target_length is for
+// the strategy, and literals that are coded (1) or not (2, ZSTD_c_literalCompressionMode,
+// which is not of the stable part but has been the same since it is there); 0: what zstd
+// takes for the level.
+static size_t pgt_level(ZSTD_CCtx *c, int level, int hash_log, int min_match, int target_length, int literals) {
 	size_t r = ZSTD_CCtx_reset(c, RESET_PARAMETERS);
 	if (!ZSTD_isError(r)) r = ZSTD_CCtx_setParameter(c, LEVEL, level);
 	if (hash_log && !ZSTD_isError(r)) r = ZSTD_CCtx_setParameter(c, HASH_LOG, hash_log);
 	if (min_match && !ZSTD_isError(r)) r = ZSTD_CCtx_setParameter(c, MIN_MATCH, min_match);
 	if (target_length && !ZSTD_isError(r)) r = ZSTD_CCtx_setParameter(c, TARGET_LENGTH, target_length);
+	if (literals && !ZSTD_isError(r)) r = ZSTD_CCtx_setParameter(c, LITERALS, literals);
 	return r;
 }
 */
@@ -61,13 +64,15 @@ type libzstd struct {
 const hasSearch = true
 
 // searches are the settings of each way to search at level 1.
-var searches = [...]struct{ hashLog, minMatch, targetLength C.int }{
-	searchLong:  {0, 0, 0},  // at level 1, zstd takes 14 and 7 above 256 KiB, 14 and 6 above 128
-	searchBrief: {15, 5, 0}, // as zstd does up to 16 KiB
-	searchWAL:   {12, 5, 0},
-	// With a target length, the fast strategy leaves literals as they are
+var searches = [...]struct{ hashLog, minMatch, targetLength, literals C.int }{
+	searchLong:  {0, 0, 0, 0},  // at level 1, zstd takes 14 and 7 above 256 KiB, 14 and 6 above 128
+	searchBrief: {15, 5, 0, 0}, // as zstd does up to 16 KiB
+	searchWAL:   {12, 5, 0, 0},
+	// With a target length, which is how far it steps where it finds nothing, the fast
+	// strategy leaves literals as they are unless it is told to code them
 	// (ZSTD_literalsCompressionIsDisabled, zstd_compress_internal.h).
-	searchHasty: {12, 5, 1},
+	searchHasty: {12, 5, 1, 2},
+	searchSteps: {11, 6, 3, 1},
 }
 
 func (z *libzstd) compress(dst, src []byte, level int, how search) ([]byte, error) {
@@ -79,7 +84,7 @@ func (z *libzstd) compress(dst, src []byte, level int, how search) ([]byte, erro
 	}
 	if !z.set || z.level != level || z.how != how {
 		s := searches[how]
-		if C.ZSTD_isError(C.pgt_level(z.enc, C.int(level), s.hashLog, s.minMatch, s.targetLength)) != 0 {
+		if C.ZSTD_isError(C.pgt_level(z.enc, C.int(level), s.hashLog, s.minMatch, s.targetLength, s.literals)) != 0 {
 			return nil, fmt.Errorf("zstd: level %d is refused", level)
 		}
 		z.level, z.how, z.set = level, how, true

@@ -218,6 +218,8 @@ type walEncoder struct {
 
 	written *sync.Cond
 	at      int64  // chunks up to here are written; guarded by written.L
+	raw     int    // bytes of the last of them; guarded by written.L
+	stored  int    // bytes that it became; guarded by written.L
 	table   []byte // guarded by written.L
 	err     error  // the first; guarded by written.L
 }
@@ -231,7 +233,9 @@ func (e *walEncoder) encode(s *walSlot, off int64, room func(n int) []byte) {
 func (e *walEncoder) compress(raw []byte, room func(n int) []byte) (stored []byte, err error) {
 	how := searchWAL
 	if e.repo.hasty {
-		how = searchHasty
+		e.written.L.Lock()
+		how = hastily(e.raw, e.stored)
+		e.written.L.Unlock()
 	}
 	err = withCompressor(func(z compressor) (err error) {
 		stored, _, err = compressTo(z, room(z.bound(len(raw))), raw, e.repo.codec(), e.repo.opts.Level, how)
@@ -260,5 +264,5 @@ func (e *walEncoder) write(off, n int64, stored []byte, err error) {
 	}
 	e.table = le.AppendUint32(e.table, uint32(len(stored)))
 	e.table = le.AppendUint32(e.table, checksum(stored))
-	e.at = off + n
+	e.at, e.raw, e.stored = off+n, int(n), len(stored)
 }

@@ -5,6 +5,24 @@ import (
 	"testing"
 )
 
+func TestHowWALIsSearchedInHaste(t *testing.T) {
+	for _, c := range []struct {
+		name        string
+		raw, stored int
+		want        search
+	}{
+		{"nothing is known", 0, 0, searchWAL},
+		{"it hardly shrank", 1000, 400, searchSteps},
+		{"it did not shrink", 1000, 1000, searchSteps},
+		{"it shrank well", 1000, 200, searchHasty},
+		{"it was zeros", 1000, 1, searchHasty},
+	} {
+		if got := hastily(c.raw, c.stored); got != c.want {
+			t.Errorf("%s: %d, want %d", c.name, got, c.want)
+		}
+	}
+}
+
 // TestASpoolTakesInWhatWasMadeInIt, and copies what was not.
 func TestASpoolTakesInWhatWasMadeInIt(t *testing.T) {
 	for name, limit := range map[string]int{"in memory": 1 << 20, "in a file": 1000} {

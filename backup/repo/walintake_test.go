@@ -3,7 +3,9 @@ package repo_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"runtime"
 	"testing"
 
@@ -130,6 +132,30 @@ func TestAnIntakeOfWhatCannotBeRead(t *testing.T) {
 	}
 	if p, err := in.Piece(4 << 20); err == nil {
 		t.Errorf("%d bytes behind the end", len(p))
+	}
+}
+
+// TestHasteCostsLittleRoom where content hardly shrinks: literals are most of it then.
+func TestHasteCostsLittleRoom(t *testing.T) {
+	if !repo.HasHaste {
+		t.Skip("there is none in this build")
+	}
+	r, _ := repotest.New(t)
+	rng := rand.New(rand.NewPCG(3, 1))
+	var content []byte
+	for len(content) < 4<<20 {
+		content = fmt.Appendf(content, "%016x|%d|2026-11-23 10:00:00|", rng.Uint64(), rng.IntN(10000))
+	}
+	size := func(r *repo.Repo) int64 {
+		d, err := r.EncodeWAL(judgedHeader(4<<20), nil, nil, bytes.NewReader(content))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		return d.Size()
+	}
+	if usual, hasty := size(r), size(r.Hastily()); hasty > usual+usual/8 {
+		t.Errorf("%d bytes, in haste %d", usual, hasty)
 	}
 }
 
