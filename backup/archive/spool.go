@@ -26,8 +26,7 @@ import (
 //	asked            the segment that was asked for last
 //	lock             held by the one Prefetch that works here
 //	tmp-*            a segment that it is laying down
-//	socket, its lock and .pgtender-agent
-//	                 where it can be asked, unless it is an agent's: see
+//	.pgtender-agent  where it can be asked, unless it is an agent's: see
 //	                 [Prefetch.HandOver]
 type Spool struct{ dir string }
 

@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -67,19 +70,26 @@ func (n *node) prefetch(ctx context.Context, dest string, t pg.Timeline) error {
 
 // answerAhead answers archive-gets that ask before they are initialised, as an agent
 // does, until end is called. Where it cannot, they take from the spool by themselves.
+//
+// Its socket has no file (the abstract namespace of unix(7)): one in pg_wal would stop a
+// pg_rewind that has this server for its source, which reads whatever it finds there,
+// and data directories may have longer paths than sockets. Who is at the other end is
+// looked at on both sides.
 func (n *node) answerAhead(ctx context.Context, p *archive.Prefetch, fingerprint string) (end func()) {
-	if n.file == "" {
-		return func() {} // there is nothing to compare configurations by
+	if n.file == "" || runtime.GOOS != "linux" {
+		return func() {} // there is nothing to compare configurations by, or nobody asks early
 	}
-	hint := filepath.Join(p.WALDir, early.SpoolHint)
-	socket := filepath.Join(filepath.Dir(hint), "socket")
-	l, release, err := agent.Listen(ctx, socket)
-	if err != nil { // a path that is too long for a socket, as a rule
+	socket := "@pgtender-prefetch-" + rand.Text()
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "unix", socket)
+	if err == nil {
+		_, err = agent.LeaveHint(filepath.Join(p.WALDir, filepath.Dir(early.SpoolHint)), early.Hint{Socket: socket, Config: n.file})
+	}
+	if err != nil {
 		n.log.DebugContext(ctx, "commands take from the spool by themselves", "error", err)
+	}
+	if l == nil {
 		return func() {}
-	}
-	if _, err := agent.LeaveHint(filepath.Dir(hint), early.Hint{Socket: socket, Config: n.file}); err != nil {
-		n.log.DebugContext(ctx, "commands take from the spool by themselves", "error", err)
 	}
 	s := &standIn{fingerprint: fingerprint, walDir: p.WALDir, handOver: (&fetching{at: p}).handOver}
 	h := agent.Handler{Fingerprint: fingerprint, Log: n.log, Early: func(ctx context.Context, q early.Question) (early.Answer, error) { return s.answer(ctx, ctx, q) }}
@@ -91,7 +101,6 @@ func (n *node) answerAhead(ctx context.Context, p *archive.Prefetch, fingerprint
 		if err := <-served; err != nil {
 			n.log.DebugContext(ctx, "commands were not answered", "error", err)
 		}
-		release()
 	}
 }
 

@@ -4,7 +4,7 @@ package early
 // who is at the other end of the socket is looked at, and the agent judges the
 // question.
 type Hint struct {
-	Socket string // absolute
+	Socket string // absolute, or one without a file: "@" and a name
 	Config string // the configuration file that the agent was started with, absolute
 }
 
