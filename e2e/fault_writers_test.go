@@ -2,8 +2,12 @@ package e2e_test
 
 import (
 	"fmt"
+	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/pgtender/pgtender/e2e/lab"
@@ -75,6 +79,88 @@ func TestTwoWriters(t *testing.T) {
 			restoresTo(t, original, after, want, "--target-timeline", w.Incarnation)
 		}
 	}
+}
+
+// A copy of the leader's machine is started: with the same data, name and
+// configuration, and so with the leader's own right to archive, as far as the DCS
+// can tell. Its WAL is never served, whoever was first with a segment.
+func TestACopyOfTheLeaderDoesNotCount(t *testing.T) {
+	t.Parallel()
+	s := startSite(t, siteOptions{Options: lab.Options{Nodes: 1}})
+	n := s.Leader()
+	original := server(s, n)
+	original.Exec(t, "CREATE TABLE row_of AS SELECT 'both' AS cluster")
+	taken := s.backup(t)
+	twin := s.startTwin(t, n)
+	// A segment ends, and an alarm of what kind is raised about it.
+	segmentEnds := func(c *pgtest.Cluster, cluster, kind string) {
+		c.Exec(t, "INSERT INTO row_of VALUES ('"+cluster+"')")
+		name := c.Value(t, "SELECT pg_walfile_name(pg_switch_wal())")
+		var alarm infoAlarm
+		waitFor(t, "an alarm about "+name, func() bool {
+			all := s.info(t, n).Alarms
+			i := slices.IndexFunc(all, func(a infoAlarm) bool { return a.Subject == name })
+			if i >= 0 {
+				alarm = all[i]
+			}
+			return i >= 0
+		})
+		if alarm.Kind != kind {
+			t.Errorf("what %s wrote in %s: %+v, want %s", cluster, name, alarm, kind)
+		}
+	}
+
+	// The copy is first with one segment, the original with the next.
+	twin.Exec(t, "INSERT INTO row_of VALUES ('the copy')")
+	segmentArchived(t, twin)
+	segmentEnds(original, "the original", "conflict")
+	original.Exec(t, "INSERT INTO row_of VALUES ('the original')")
+	segmentArchived(t, original)
+	segmentEnds(twin, "the copy", "quarantine")
+	waitFor(t, "the copy's archiver to be told", func() bool {
+		return strings.Contains(twin.Log(), "does not have this WAL") && strings.Contains(twin.Log(), "archive_mode = off")
+	})
+	if o := s.run(t, n, "check"); o.code != 1 || !strings.Contains(o.stdout, "alarm") {
+		t.Errorf("check does not tell: %v", o)
+	}
+	twin.Stop(t, pgtest.Immediate)
+
+	segmentArchived(t, original)
+	s.must(t, n, "wal", "verify", "--deep")
+	restoresTo(t, s, taken, "both,the original,the original")
+}
+
+// startTwin runs what a copy of the member's machine would, beside it.
+func (s *site) startTwin(t *testing.T, n *lab.Node) *pgtest.Cluster {
+	t.Helper()
+	dir := pgtest.Dir(t)
+	data := filepath.Join(dir, "data")
+	n.Signal(syscall.SIGSTOP)
+	out, err := exec.CommandContext(t.Context(), "cp", "-a", n.DataDir, data).CombinedOutput()
+	n.Signal(syscall.SIGCONT)
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	config := filepath.Join(dir, "pgtender.yml")
+	for from, to := range map[string]string{n.ConfigFile: filepath.Join(dir, "patroni.yml"), configFile(n): config} {
+		text, err := os.ReadFile(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		moved := strings.NewReplacer(n.DataDir, data, n.ConfigFile, filepath.Join(dir, "patroni.yml")).Replace(string(text))
+		if err := s.WriteFile(to, []byte(moved)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := pgtest.Adopt(t, data, pgtest.Options{Major: s.Major, Config: map[string]string{
+		"hba_file": filepath.Join(data, "pg_hba.conf"), "ident_file": filepath.Join(data, "pg_ident.conf"),
+		"archive_command": s.bin + " -c " + config + " archive-push %p",
+	}})
+	if err := os.Remove(filepath.Join(data, "postmaster.pid")); err != nil {
+		t.Fatal(err)
+	}
+	c.Start(t)
+	return c
 }
 
 // timelinesTwo says of each timeline 2 that is archived whether it is on the

@@ -15,6 +15,7 @@ type contender struct {
 	result     PushResult
 	finding    error // what the archived one was found to be
 	digest     repo.Digest
+	length     int64  // bytes of the file that the digest is of
 	quarantine string // key
 	// beside is the key under which a leader's counts; "" for a file that
 	// recovery does not read (.partial, backup history), of which none counts.
@@ -43,12 +44,7 @@ func (p *pusher) conflict(ctx context.Context, c contender) (PushResult, error) 
 		c.result.Key, c.result.Outcome = c.beside, AlreadyArchived
 		return c.result, nil
 	}
-	proof, cause := Unknown, error(nil)
-	if p.opts.Leadership != nil {
-		if proof, cause = fresh(ctx, p.opts.Leadership); cause != nil {
-			proof = Unknown
-		}
-	}
+	proof, cause := p.proof(ctx, c.length)
 	alarm := Alarm{
 		Kind: AlarmQuarantine, Subject: c.result.Name, Member: p.opts.Member, Digest: c.digest, Existing: c.result.Key, Key: c.quarantine,
 		Text: fmt.Sprintf("a file that differs from the archived one went to quarantine; its pusher was %s: %v", proof, c.finding),
@@ -65,6 +61,22 @@ func (p *pusher) conflict(ctx context.Context, c contender) (PushResult, error) 
 		return PushResult{}, &ConflictError{Name: c.result.Name, Existing: c.result.Key, Quarantine: c.quarantine, Proof: proof, Cause: cause}
 	}
 	return p.keep(ctx, c, alarmErr, c.beside, StoredBeside, c.putBeside)
+}
+
+// proof says whether what this server has is the leader's, and if that is not
+// known why, if there is a reason.
+func (p *pusher) proof(ctx context.Context, length int64) (Proof, error) {
+	if p.opts.Leadership == nil {
+		return Unknown, nil
+	}
+	proof, err := fresh(ctx, p.opts.Leadership)
+	if err == nil && proof == Leader && p.opts.Confirm != nil {
+		err = p.opts.Confirm(ctx, p.opts.Path, length)
+	}
+	if err != nil {
+		return Unknown, err
+	}
+	return proof, nil
 }
 
 // setAside keeps a contender that recovery does not read.

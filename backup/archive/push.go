@@ -55,6 +55,12 @@ type PushOptions struct {
 	// only when a segment conflicts with the archived one. An error counts as
 	// Unknown; nil: always Unknown.
 	Leadership func(context.Context) (Proof, error)
+	// Confirm makes sure that the leader's own server has the first length bytes
+	// of the file at path, under that name: a copy of the leader, made of its
+	// machine or its disk, has the leader's name and its configuration, too. It is
+	// asked after Leadership has said Leader. An error counts as Unknown; nil: not
+	// asked.
+	Confirm func(ctx context.Context, path string, length int64) error
 
 	// Expected says that the segment is likely to be archived, so that asking
 	// first is worth a request. A wrong guess costs that request, or an upload.
@@ -140,6 +146,9 @@ func (e *ConflictError) Error() string {
 
 // Hint says what to do about it.
 func (e *ConflictError) Hint() string {
+	if hint := finding.Hint(e.Cause); hint != "" {
+		return hint
+	}
 	return "two servers wrote different WAL under one name: find out which one the cluster's history follows (pgtender topology, pgtender info); the leader's is taken as soon as it is proved to lead"
 }
 

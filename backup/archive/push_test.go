@@ -522,13 +522,15 @@ func TestConflicts(t *testing.T) {
 	for _, c := range []struct {
 		name       string
 		leadership func(context.Context) (archive.Proof, error)
+		confirm    error         // by the leader's server
 		proof      archive.Proof // of the error; Leader: no error
 	}{
-		{"the proved leader", proof(archive.Leader, nil), archive.Leader},
-		{"an ex-leader", proof(archive.NotLeader, nil), archive.NotLeader},
-		{"nobody knows", proof(archive.Unknown, nil), archive.Unknown},
-		{"the DCS is down", proof(archive.Leader, down), archive.Unknown},
-		{"no DCS", nil, archive.Unknown},
+		{"the proved leader", proof(archive.Leader, nil), nil, archive.Leader},
+		{"a copy of the leader", proof(archive.Leader, nil), errors.New("the leader has other WAL"), archive.Unknown},
+		{"an ex-leader", proof(archive.NotLeader, nil), nil, archive.NotLeader},
+		{"nobody knows", proof(archive.Unknown, nil), nil, archive.Unknown},
+		{"the DCS is down", proof(archive.Leader, down), nil, archive.Unknown},
+		{"no DCS", nil, nil, archive.Unknown},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r, store := repotest.New(t)
@@ -539,6 +541,12 @@ func TestConflicts(t *testing.T) {
 			plain := push(t, r, first.save(t, dir, 4, ""))
 			path := second.save(t, dir, 4, "")
 			opts := archive.PushOptions{Path: path, Member: "pg2", Leadership: c.leadership}
+			opts.Confirm = func(_ context.Context, of string, length int64) error {
+				if of != path || length != int64(segSize) {
+					t.Errorf("asked about %d bytes of %s", length, of)
+				}
+				return c.confirm
+			}
 			result, err := archive.Push(t.Context(), r, opts)
 			again, errAgain := archive.Push(t.Context(), r, opts)
 			kind := archive.AlarmQuarantine

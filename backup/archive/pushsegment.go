@@ -104,7 +104,7 @@ func (p *pusher) put(ctx context.Context, d *repo.WALData) (PushResult, error) {
 		return PushResult{}, err
 	}
 	c := contender{
-		result: result, finding: err, digest: h.Digest, quarantine: p.repo.WALQuarantineKey(h),
+		result: result, finding: err, digest: h.Digest, length: int64(h.End - h.SegmentSize.Start(h.Segment)), quarantine: p.repo.WALQuarantineKey(h),
 		putQuarantine: func() error { return p.repo.PutWAL(ctx, p.repo.WALQuarantineKey(h), d) },
 	}
 	if h.Flags&repo.WALPartial == 0 {

@@ -118,6 +118,7 @@ func (n *node) pushOptions(r *repo.Repo, t pg.Timeline) (archive.PushOptions, er
 	}
 	if owner != nil {
 		opts.Leadership = func(ctx context.Context) (archive.Proof, error) { return n.leadership(ctx, r, t) }
+		opts.Confirm = n.confirmLeaders
 	}
 	return opts, nil
 }

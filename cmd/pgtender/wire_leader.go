@@ -5,8 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"time"
 
 	"github.com/pgtender/pgtender/catchup"
+	"github.com/pgtender/pgtender/internal/finding"
 	"github.com/pgtender/pgtender/internal/pg"
 	"github.com/pgtender/pgtender/internal/pg/server"
 	"github.com/pgtender/pgtender/patroni"
@@ -69,6 +73,38 @@ func (n *node) askWALSender(ctx context.Context, leader patroni.Member, want pg.
 		return err
 	}
 	f.History, err = pg.ParseHistory(id.Pos.Timeline, content)
+	return err
+}
+
+// confirmTime bounds one question to the leader about a file.
+const confirmTime = 30 * time.Second
+
+// confirmLeaders makes sure that a WAL file is the leader's, see
+// [archive.PushOptions].Confirm: by the server at the address that the DCS has.
+// That is another one than the local server if this is a copy of the leader.
+func (n *node) confirmLeaders(ctx context.Context, path string, length int64) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, confirmTime, fmt.Errorf("the leader did not answer within %s", confirmTime))
+	defer cancel()
+	conn, err := n.connectPrimary(ctx)
+	if err != nil {
+		return finding.WithHint(fmt.Errorf("the leader cannot be asked whether it has this WAL: %w", err),
+			"let postgresql.authentication.superuser of patroni.yml log in to the leader's address from this host: pg_hba.conf")
+	}
+	defer conn.Close()
+	return hasWAL(ctx, conn, path, length)
+}
+
+func hasWAL(ctx context.Context, conn *server.Conn, path string, length int64) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close() // opened for reading
+	has, err := conn.HasWAL(ctx, filepath.Base(path), file, length)
+	if err == nil && !has {
+		err = finding.WithHint(errors.New("the server at the leader's address does not have this WAL"),
+			"if this server is a copy of the leader, it must not archive into the cluster's repository: stop it, or set archive_mode = off in it")
+	}
 	return err
 }
 

@@ -183,6 +183,7 @@ func (s *session) push(ctx context.Context, path string, t pg.Timeline) (archive
 	o := s.o.Push
 	o.Path, o.WALDir, o.SystemID, o.Log = path, s.dir, s.o.Repo.Cluster().SystemID, s.log
 	o.Expected = true // the leader's own archiver is often faster
+	o.Confirm = nil   // it came from the leader's own server
 	if s.o.Leads != nil {
 		o.Leadership = func(ctx context.Context) (archive.Proof, error) { return s.o.Leads(ctx, s.server, t) }
 	}

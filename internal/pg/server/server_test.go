@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -68,6 +69,38 @@ func (e env) info(t *testing.T) {
 	}
 }
 
+// hasWAL asks about the oldest segment, as it is, with a byte changed in what
+// counts and after that, and under a name that there is none of.
+func (e env) hasWAL(t *testing.T, p *server.Conn) {
+	t.Helper()
+	dir := filepath.Join(e.primary.DataDir, "pg_wal")
+	names, err := filepath.Glob(filepath.Join(dir, strings.Repeat("[0-9A-F]", 24)))
+	if err != nil || len(names) == 0 {
+		t.Fatalf("no segments: %v", err)
+	}
+	content, err := os.ReadFile(names[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	length := len(content) - 1000
+	for _, c := range []struct {
+		name    string
+		changed int
+		want    bool
+	}{
+		{filepath.Base(names[0]), len(content) - 1, true},
+		{filepath.Base(names[0]), length - 1, false},
+		{filepath.Base(names[0]), 0, false},
+		{"0000000100000000000000FF", len(content) - 1, false},
+	} {
+		other := bytes.Clone(content)
+		other[c.changed] ^= 1
+		if got, err := p.HasWAL(t.Context(), c.name, bytes.NewReader(other), int64(length)); err != nil || got != c.want {
+			t.Errorf("%s with byte %d changed: %v, %v, want %v", c.name, c.changed, got, err, c.want)
+		}
+	}
+}
+
 func (e env) wal(t *testing.T) {
 	ctx, p, s := t.Context(), e.primary.Connect(t), e.standby.Connect(t)
 	point, err := p.CreateRestorePoint(ctx, "it's a point")
@@ -81,6 +114,7 @@ func (e env) wal(t *testing.T) {
 	if err := p.Checkpoint(ctx); err != nil {
 		t.Fatal(err)
 	}
+	e.hasWAL(t, p)
 	cp, err := p.LastCheckpoint(ctx)
 	if err != nil || cp.Redo.LSN < switched || cp.Redo.Timeline != 1 || cp.Checkpoint < cp.Redo.LSN || cp.Time.IsZero() {
 		t.Fatalf("checkpoint %+v after %s, %v", cp, switched, err)

@@ -2,7 +2,11 @@ package server
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"io"
+	"strconv"
 	"time"
 
 	"github.com/pgtender/pgtender/internal/pg"
@@ -40,6 +44,33 @@ func (c *Conn) lsn(ctx context.Context, what, sql string, args ...string) (pg.LS
 		return 0, fmt.Errorf("%s: %w", what, err)
 	}
 	return l, nil
+}
+
+// digestPiece is how much of a file one question about its content covers: the
+// server holds it in memory.
+const digestPiece = 512 << 10
+
+// HasWAL reports whether the server's pg_wal has a file of that name whose first
+// length bytes are those that content begins with. The server reads and digests
+// its own, so little is sent. It needs a superuser or pg_read_server_files.
+func (c *Conn) HasWAL(ctx context.Context, name string, content io.ReaderAt, length int64) (bool, error) {
+	for at := int64(0); at < length; at += digestPiece {
+		n := min(length-at, digestPiece)
+		own := sha256.New()
+		if _, err := io.Copy(own, io.NewSectionReader(content, at, n)); err != nil {
+			return false, err
+		}
+		// With missing_ok (the last argument) a file that is not there is NULL.
+		row, err := c.row(ctx, 1, `SELECT encode(sha256(pg_read_binary_file('pg_wal/' || $1::text, $2::bigint, $3::bigint, true)), 'hex')`,
+			name, strconv.FormatInt(at, 10), strconv.FormatInt(n, 10))
+		if err != nil {
+			return false, fmt.Errorf("digest pg_wal/%s: %w", name, err)
+		}
+		if row[0] != hex.EncodeToString(own.Sum(nil)) {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // ControlCheckpoint is the latest checkpoint in pg_control; on a standby, the
