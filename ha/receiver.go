@@ -17,10 +17,12 @@ const receiveKey = "pgtender/receive"
 func ReceiveKey(prefix string) string { return prefix + "/" + receiveKey }
 
 const (
-	// ReceiveTTL is how long the receiver's lease outlives a process that died.
-	ReceiveTTL = 30 * time.Second
+	// ReceiveTTL is how long the receiver's lease outlives a process that died:
+	// that long nobody receives, not even the same one started anew. Two that run
+	// at once for a moment do no harm, so it can be short; Consul takes no less.
+	ReceiveTTL = 10 * time.Second
 	// receiveRetry is the pause between two attempts to get it.
-	receiveRetry = 5 * time.Second
+	receiveRetry = time.Second
 )
 
 // errReplaced ends a receiver whose lease somebody else has.

@@ -58,7 +58,8 @@ type Options struct {
 	Dir string
 
 	// Backoff is the pause after a session that failed; it doubles with each
-	// that does, up to half a minute. 500 ms if 0.
+	// that does, up to five seconds: as long may pass between a promotion and the
+	// first WAL that is received of the new leader. 500 ms if 0.
 	Backoff time.Duration
 
 	// Stored is told, in order, up to where WAL is durably in the repository. It
@@ -96,9 +97,11 @@ func Run(ctx context.Context, o Options) error {
 	}
 }
 
+const maxBackoff = 5 * time.Second
+
 // backoff gives the pause after the attempt numbered from 0 on.
 func (o *Options) backoff(attempt int) time.Duration {
-	return min(cmp.Or(o.Backoff, 500*time.Millisecond)<<min(attempt, 10), 30*time.Second)
+	return min(cmp.Or(o.Backoff, 500*time.Millisecond)<<min(attempt, 10), maxBackoff)
 }
 
 // ErrOtherCluster means that the leader has another system identifier than the

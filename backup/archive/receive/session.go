@@ -296,6 +296,9 @@ func (s *session) watch(ctx context.Context, done <-chan struct{}) error {
 // gone is made anew; a session that is gone ends the stream, whose server most
 // likely is too.
 func (s *session) moveSlot(ctx context.Context) error {
+	if err := s.settle(ctx); err != nil {
+		return err
+	}
 	err := s.slot.advance(ctx, pg.LSN(s.durable.Load()))
 	if err == nil || ctx.Err() != nil {
 		return nil
@@ -308,6 +311,24 @@ func (s *session) moveSlot(ctx context.Context) error {
 		return s.hold(ctx)
 	}
 	return nil
+}
+
+// settle leaves a temporary slot for the permanent one as soon as that is
+// declared. Whoever declares it makes it, and then nobody but us moves it on: it
+// would hold all WAL from that moment on.
+func (s *session) settle(ctx context.Context) error {
+	if !s.slot.temporary || s.o.Kept == nil {
+		return nil
+	}
+	if kept, err := s.o.Kept(ctx); err != nil || !kept {
+		return nil // it is asked again
+	}
+	left := s.slot
+	if err := s.hold(ctx); err != nil || s.slot.temporary {
+		return err
+	}
+	s.log.InfoContext(ctx, "the slot is declared now", "slot", s.slot.name)
+	return s.sql.DropSlot(ctx, left.name)
 }
 
 // stored takes note that all WAL before a position is in the repository.

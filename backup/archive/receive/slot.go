@@ -19,6 +19,8 @@ type holder struct {
 	name string
 	at   pg.LSN // where the slot was last seen
 	log  *slog.Logger
+
+	temporary bool // it ends with the session
 }
 
 // hold finds or makes the slot. kept says that a permanent one stays.
@@ -52,10 +54,10 @@ func hold(ctx context.Context, conn *server.Conn, name string, kept bool, log *s
 		break
 	}
 	if !kept {
-		h.name = temporaryName(name)
+		h.name, h.temporary = temporaryName(name), true
 		log.WarnContext(ctx, undeclared(name), "slot", h.name)
 	}
-	if h.at, err = conn.CreateSlot(ctx, h.name, !kept); err != nil {
+	if h.at, err = conn.CreateSlot(ctx, h.name, h.temporary); err != nil {
 		return nil, finding.WithHint(err, "the user needs REPLICATION, and the server a free slot (max_replication_slots)")
 	}
 	return h, nil
