@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -413,6 +414,39 @@ func TestStatus(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAFormerLeaderThatGoesOn: its Patroni hangs, its server does not, and it
+// archives what nobody will ever see. That is told for as long as it does.
+func TestAFormerLeaderThatGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _ := repotest.New(t)
+		dir := t.TempDir()
+		b := filled(1, 4, 8)
+		told := func(when string, want finding.Severity) {
+			t.Helper()
+			s, err := archive.ReadStatus(t.Context(), r, archive.LineageOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := finding.Worst(s.Findings()); got != want {
+				t.Errorf("%s: findings are %v, want %s", when, s.Findings(), want)
+			}
+		}
+		push(t, r, b.save(t, dir, 4, ""))
+		push(t, r, saveHistory(t, dir, two)) // which leaves timeline 1 in segment 5
+		push(t, r, b.save(t, dir, 6, ""))
+		told("what was under way", finding.Info)
+		time.Sleep(30 * time.Minute)
+		push(t, r, b.save(t, dir, 5, ""))
+		told("the segment of the fork, of a leader that came back", finding.Info)
+		push(t, r, b.save(t, dir, 7, ""))
+		told("what a running one archives", finding.Error)
+		time.Sleep(2 * time.Hour)
+		told("long ago", finding.Info)
+		push(t, r, b.save(t, dir, 8, ""))
+		told("again", finding.Error)
+	})
 }
 
 func TestStatusShowsConflicts(t *testing.T) {

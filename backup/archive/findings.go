@@ -3,6 +3,7 @@ package archive
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/pgtender/pgtender/internal/finding"
 	"github.com/pgtender/pgtender/internal/pg"
@@ -25,6 +26,7 @@ func (s *Status) Findings() []finding.Finding {
 		t := &s.Timelines[i]
 		count[t.Incarnation.Timeline]++
 		s.timelineFindings(t, add)
+		s.formerLeader(t, add)
 	}
 	for i := range s.Timelines {
 		if t := s.Timelines[i].Incarnation.Timeline; count[t] > 1 {
@@ -60,4 +62,20 @@ func (s *Status) timelineFindings(t *TimelineStatus, add func(finding.Severity, 
 	if t.Orphans > 0 {
 		add(finding.Info, "", "%d archived segments of timeline %s were left behind by a failover and are never served", t.Orphans, t.Incarnation)
 	}
+}
+
+// lateFor is for how long late WAL of a former leader is an error. One that has
+// come back under Patroni stores what it had, and no more.
+const lateFor = time.Hour
+
+// formerLeader says that a server still writes what the cluster has left: whoever
+// is connected to it loses all that they commit.
+func (s *Status) formerLeader(t *TimelineStatus, add func(finding.Severity, string, string, ...any)) {
+	if t.Late.IsZero() || s.At.Sub(t.Late) > lateFor {
+		return
+	}
+	add(finding.Error,
+		"a former leader may still run and take writes, all of which are lost: look on every host for a PostgreSQL that Patroni does not have under control, and stop it; if it has come back as a replica since, or is stopped, this passes within an hour",
+		"WAL of timeline %s past %s, where the cluster left it, was archived at %s, after the next timeline had begun",
+		t.Incarnation.Timeline, t.End, t.Late.UTC().Format("2006-01-02 15:04:05 MST"))
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"time"
 
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/pg"
@@ -41,6 +42,10 @@ type TimelineStatus struct {
 	// Orphans are archived segments that the history in force left behind: at
 	// or past the fork, or all of an incarnation that it does not pass through.
 	Orphans int
+	// Late is when the newest of these came, by the store's clock, if that was
+	// long after the history in force had left the timeline and the segment lies
+	// past the one of the fork: then a former leader may still run. Zero: none is.
+	Late time.Time
 	// Partials and Conflicts are the names of .partial files, and of segments
 	// that a proved leader stored beside different ones.
 	Partials, Conflicts []string
@@ -62,8 +67,13 @@ func (t *TimelineStatus) Last() pg.Segment {
 	return t.Spans[len(t.Spans)-1].Last
 }
 
+// lateAfter is how long after a timeline began WAL of the one before, past the
+// fork, is no surprise: a leader that steps down has it under way.
+const lateAfter = time.Minute
+
 // Status is what the archive holds and what is wrong with it.
 type Status struct {
+	At          time.Time      // when it was read
 	SegmentSize pg.SegmentSize // 0: nothing is archived
 	// Lineage is the history that orphans and holes are judged by; its
 	// Timeline is 0 if none could be found, and LineageError says why.
@@ -81,7 +91,7 @@ type Status struct {
 // ReadStatus lists the whole archive, at one request for a thousand objects,
 // and judges it by names alone.
 func ReadStatus(ctx context.Context, r *repo.Repo, opts LineageOptions) (Status, error) {
-	var s Status
+	s := Status{At: time.Now()}
 	if err := s.list(ctx, r, opts); err != nil {
 		return s, err
 	}
@@ -122,17 +132,56 @@ func (s *Status) list(ctx context.Context, r *repo.Repo, opts LineageOptions) (e
 	if err != nil {
 		return err
 	}
+	begun, err := r.HistoryTimes(ctx)
+	if err != nil {
+		return err
+	}
+	left := s.leaving(begun)
 	for _, i := range incarnations {
 		t := TimelineStatus{Incarnation: i}
+		leave, isLeft := left[i]
 		for o, err := range r.Segments(ctx, i, s.SegmentSize, 0) {
 			if err != nil {
 				return fmt.Errorf("list archived WAL of timeline %s: %w", i, err)
 			}
 			t.add(o)
+			if isLeft && leave.late(o) && o.Object.Modified.After(t.Late) {
+				t.Late = o.Object.Modified
+			}
 		}
 		s.Timelines = append(s.Timelines, t)
 	}
 	return nil
+}
+
+// leaving is where and when the history in force left a timeline.
+type leaving struct {
+	in pg.SegmentNumber // that the fork lies in
+	at time.Time        // when the next one's history was archived
+}
+
+// late reports whether a segment past the fork came long after it.
+func (l leaving) late(o repo.WALObject) bool {
+	return !o.Key.WAL.Backup && !o.Key.WAL.Partial && o.Segment.Number > l.in && o.Object.Modified.Sub(l.at) > lateAfter
+}
+
+// leaving finds where and when the history in force left its timelines. begun
+// says when histories were archived; one that is missing tells nothing.
+func (s *Status) leaving(begun map[repo.Incarnation]time.Time) map[repo.Incarnation]leaving {
+	out := make(map[repo.Incarnation]leaving)
+	h := s.Lineage.History
+	for i, fork := range h.Forks {
+		next := h.Timeline
+		if i+1 < len(h.Forks) {
+			next = h.Forks[i+1].Parent
+		}
+		own, _ := Ancestor(h, fork.Parent)
+		following, _ := Ancestor(h, next)
+		if at, ok := begun[repo.IncarnationOf(following)]; ok {
+			out[repo.IncarnationOf(own)] = leaving{s.SegmentSize.SegmentOf(fork.Switch), at}
+		}
+	}
+	return out
 }
 
 // readStreamed looks for chunks of the segment behind the last archived one.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"time"
 
 	"github.com/pgtender/pgtender/internal/pg"
 )
@@ -123,17 +125,50 @@ func (r *Repo) readHistory(ctx context.Context, k Key) (pg.History, []byte, erro
 
 // Histories lists the incarnations whose histories are archived, ascending by
 // timeline.
-func (r *Repo) Histories(ctx context.Context) ([]Incarnation, error) {
-	var out []Incarnation
-	for o, err := range r.store.List(ctx, r.prefix+"history/", "") {
+func (r *Repo) Histories(ctx context.Context) (out []Incarnation, err error) {
+	for h, err := range r.histories(ctx) {
 		if err != nil {
-			return nil, fmt.Errorf("list histories of %s: %w", r.cluster, err)
+			return nil, err
 		}
-		k, err := ParseKey(o.Key)
-		if err != nil {
-			return nil, &CorruptError{Key: o.Key, Offset: -1, What: err.Error()}
-		}
-		out = append(out, k.Incarnation)
+		out = append(out, h.incarnation)
 	}
 	return out, nil
+}
+
+// HistoryTimes says by the store's clock when each history was archived, which is
+// soon after its timeline began.
+func (r *Repo) HistoryTimes(ctx context.Context) (map[Incarnation]time.Time, error) {
+	out := make(map[Incarnation]time.Time)
+	for h, err := range r.histories(ctx) {
+		if err != nil {
+			return nil, err
+		}
+		out[h.incarnation] = h.stored
+	}
+	return out, nil
+}
+
+type storedHistory struct {
+	incarnation Incarnation
+	stored      time.Time // by the store's clock
+}
+
+// histories lists the archived histories, ascending by timeline, up to an error.
+func (r *Repo) histories(ctx context.Context) iter.Seq2[storedHistory, error] {
+	return func(yield func(storedHistory, error) bool) {
+		for o, err := range r.store.List(ctx, r.prefix+"history/", "") {
+			if err != nil {
+				yield(storedHistory{}, fmt.Errorf("list histories of %s: %w", r.cluster, err))
+				return
+			}
+			k, err := ParseKey(o.Key)
+			if err != nil {
+				yield(storedHistory{}, &CorruptError{Key: o.Key, Offset: -1, What: err.Error()})
+				return
+			}
+			if !yield(storedHistory{k.Incarnation, o.Modified}, nil) {
+				return
+			}
+		}
+	}
 }

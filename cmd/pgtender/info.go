@@ -31,7 +31,7 @@ JSON keys: repository, scope, group, system_id, owner, history (timeline, source
 error), backups (id, status, key, error, backup, usable, reason, pin (until, by,
 reason), annotations, verified (time, ok, faults, lost, by; by depth)), wal (timeline,
 incarnation, on_history, begin, end, first, last, segments, bytes, holes (first,
-last, count), orphans, partials, conflicts), streamed (timeline, segment, to, at;
+last, count), orphans, late, partials, conflicts), streamed (timeline, segment, to, at;
 null if nothing is), alarms (id, time, kind, subject, text, member, existing,
 key). Sizes are bytes; usable is null where the history
 to judge by is not known.`,
@@ -96,6 +96,7 @@ type infoWAL struct {
 	Bytes       int64       `json:"bytes"`
 	Holes       []infoSpan  `json:"holes"`
 	Orphans     int         `json:"orphans"`
+	Late        time.Time   `json:"late,omitzero"` // see archive.TimelineStatus
 	Partials    []string    `json:"partials"`
 	Conflicts   []string    `json:"conflicts"`
 }
@@ -267,7 +268,7 @@ func judgeBackups(ctx context.Context, r *repo.Repo, backups []backup.Summary, l
 func walInfo(t archive.TimelineStatus, size pg.SegmentSize) infoWAL {
 	w := infoWAL{
 		Timeline: t.Incarnation.Timeline, Incarnation: t.Incarnation.String(), OnHistory: t.OnLineage, Begin: t.Begin, End: t.End,
-		Segments: t.Segments, Bytes: t.Bytes, Holes: []infoSpan{}, Orphans: t.Orphans,
+		Segments: t.Segments, Bytes: t.Bytes, Holes: []infoSpan{}, Orphans: t.Orphans, Late: t.Late,
 		Partials: orEmpty(t.Partials), Conflicts: orEmpty(t.Conflicts),
 	}
 	if len(t.Spans) > 0 {
@@ -350,7 +351,11 @@ func (t infoWAL) remarks() []string {
 		out = append(out, fmt.Sprintf("hole %s..%s (%d missing)", h.First, h.Last, h.Count))
 	}
 	if t.OnHistory && t.Orphans > 0 {
-		out = append(out, fmt.Sprintf("%d segments past the fork", t.Orphans))
+		remark := fmt.Sprintf("%d segments past the fork", t.Orphans)
+		if !t.Late.IsZero() {
+			remark += ", the last of them stored " + clock(t.Late)
+		}
+		out = append(out, remark)
 	}
 	if len(t.Partials) > 0 {
 		out = append(out, strings.Join(t.Partials, ", "))
