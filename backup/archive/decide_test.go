@@ -44,6 +44,10 @@ func TestOwnerDecisions(t *testing.T) {
 		if err := d.Err(); err != nil && (!errors.Is(err, archive.ErrForeignOwner) || !strings.Contains(finding.Hint(err), "adopt")) {
 			t.Errorf("%s: %v, hint %q", c.name, err, finding.Hint(err))
 		}
+		// Who only has not said where the DCS is must not be sent to adopt first.
+		if said := strings.HasPrefix(finding.Hint(d.Err()), "if this host is of that cluster, say in the configuration where its DCS is"); said != (d.Err() != nil && c.facts.NoDCS) {
+			t.Errorf("%s: hint %q", c.name, finding.Hint(d.Err()))
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -134,6 +135,8 @@ var ErrForeignOwner = errors.New("this part of the repository belongs to another
 type OwnerDecision struct {
 	Action OwnerAction
 	Reason string
+
+	hint string // of a refusal, where it is not the usual one
 }
 
 // Err gives the refusal as an error with a hint, nil for any other action.
@@ -141,16 +144,14 @@ func (d OwnerDecision) Err() error {
 	if d.Action != OwnerRefuse {
 		return nil
 	}
-	return &ownerError{d.Reason}
+	return &ownerError{d.Reason, cmp.Or(d.hint, "if this cluster is the rightful owner now (restored, or its DCS was lost), run: pgtender adopt; a copy that is not must not archive here: set archive_mode = off in it")}
 }
 
-type ownerError struct{ reason string }
+type ownerError struct{ reason, hint string }
 
 func (e *ownerError) Error() string { return fmt.Sprintf("%v: %s", ErrForeignOwner, e.reason) }
 func (e *ownerError) Unwrap() error { return ErrForeignOwner }
-func (e *ownerError) Hint() string {
-	return "if this cluster is the rightful owner now (restored, or its DCS was lost), run: pgtender adopt; a copy that is not must not archive here: set archive_mode = off in it"
-}
+func (e *ownerError) Hint() string  { return e.hint }
 
 // DecideOwner says whether a writer may write. A DCS that does not answer
 // never stops archiving: objects are created only if absent, so a wrong writer
@@ -160,21 +161,24 @@ func (e *ownerError) Hint() string {
 func DecideOwner(f OwnerFacts) OwnerDecision {
 	switch {
 	case f.NoDCS && f.Repository == "":
-		return OwnerDecision{OwnerClaimWithout, "the repository has no owner yet, and no DCS is configured"}
+		return OwnerDecision{Action: OwnerClaimWithout, Reason: "the repository has no owner yet, and no DCS is configured"}
 	case f.NoDCS && f.Where != "":
-		return OwnerDecision{OwnerRefuse, fmt.Sprintf("the repository's owner is %s, in %s; here no DCS is configured", f.Repository, f.Where)}
+		return OwnerDecision{
+			Action: OwnerRefuse, Reason: fmt.Sprintf("the repository's owner is %s, in %s; here no DCS is configured", f.Repository, f.Where),
+			hint: "if this host is of that cluster, say in the configuration where its DCS is (patroni, or dcs); a copy of the cluster must not archive here: set archive_mode = off in it; pgtender adopt would shut the cluster out, and is for one that has lost its DCS for good",
+		}
 	case f.NoDCS:
-		return OwnerDecision{OwnerGoOn, "no DCS is configured, and the repository's owner has none"}
+		return OwnerDecision{Action: OwnerGoOn, Reason: "no DCS is configured, and the repository's owner has none"}
 	case f.DCSError != nil:
-		return OwnerDecision{OwnerGoOn, fmt.Sprintf("the DCS could not be asked (%v), ownership is not checked", f.DCSError)}
+		return OwnerDecision{Action: OwnerGoOn, Reason: fmt.Sprintf("the DCS could not be asked (%v), ownership is not checked", f.DCSError)}
 	case f.Repository == "" && f.DCS == "":
-		return OwnerDecision{OwnerClaimDCS, "neither repository nor DCS has an owner yet"}
+		return OwnerDecision{Action: OwnerClaimDCS, Reason: "neither repository nor DCS has an owner yet"}
 	case f.Repository == "":
-		return OwnerDecision{OwnerClaimRepo, "the repository has no owner yet"}
+		return OwnerDecision{Action: OwnerClaimRepo, Reason: "the repository has no owner yet"}
 	case f.DCS == f.Repository:
-		return OwnerDecision{OwnerGoOn, "the repository's owner is this cluster"}
+		return OwnerDecision{Action: OwnerGoOn, Reason: "the repository's owner is this cluster"}
 	case f.DCS == "":
-		return OwnerDecision{OwnerRefuse, fmt.Sprintf("the repository's owner is %s, this cluster's DCS has none", f.Repository)}
+		return OwnerDecision{Action: OwnerRefuse, Reason: fmt.Sprintf("the repository's owner is %s, this cluster's DCS has none", f.Repository)}
 	}
-	return OwnerDecision{OwnerRefuse, fmt.Sprintf("the repository's owner is %s, this cluster's is %s", f.Repository, f.DCS)}
+	return OwnerDecision{Action: OwnerRefuse, Reason: fmt.Sprintf("the repository's owner is %s, this cluster's is %s", f.Repository, f.DCS)}
 }
