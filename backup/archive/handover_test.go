@@ -73,6 +73,22 @@ func TestWhatWasTakenIsFetchedAgain(t *testing.T) {
 	}
 }
 
+// tick waits until the clock by which the file system notes changes, which is a coarse
+// one, has gone on.
+func (x *recovery) tick(t testing.TB) {
+	t.Helper()
+	now := func() time.Time {
+		info, err := os.Stat(save(t, filepath.Join(x.dir, "now"), nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.ModTime()
+	}
+	for begun := now(); !now().After(begun); {
+		time.Sleep(time.Millisecond)
+	}
+}
+
 // TestOnlyWhatIsAsItWasLaidDownIsHandedOver: a file that was touched since is fetched
 // again.
 func TestOnlyWhatIsAsItWasLaidDownIsHandedOver(t *testing.T) {
@@ -101,6 +117,7 @@ func TestOnlyWhatIsAsItWasLaidDownIsHandedOver(t *testing.T) {
 			if err != nil || len(files) != 1 {
 				t.Fatalf("%v, %v", files, err)
 			}
+			x.tick(t)
 			if err := spoil(files[0]); err != nil {
 				t.Fatal(err)
 			}
