@@ -28,6 +28,7 @@ lint:
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "not gofmt-ed: $$unformatted"; exit 1; }
 	$(GO) vet ./...
 	$(GO) test ./internal/arch
+	GOOS=darwin CGO_ENABLED=0 $(GO) vet $$($(GO) list ./... | grep -v /e2e)
 
 fuzz:
 	$(GO) run ./e2e/fuzz $(FUZZTIME)

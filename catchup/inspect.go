@@ -312,7 +312,7 @@ func room(path string) (free int64, device uint64) {
 		var fs unix.Statfs_t
 		var st unix.Stat_t
 		if unix.Statfs(path, &fs) == nil && unix.Stat(path, &st) == nil {
-			return int64(fs.Bavail) * fs.Bsize, st.Dev
+			return int64(fs.Bavail) * int64(fs.Bsize), uint64(st.Dev)
 		}
 		parent := filepath.Dir(path)
 		if parent == path {

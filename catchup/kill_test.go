@@ -21,6 +21,7 @@ import (
 	"github.com/pgtender/pgtender/catchup"
 	"github.com/pgtender/pgtender/internal/pg"
 	"github.com/pgtender/pgtender/internal/pgtest"
+	"github.com/pgtender/pgtender/internal/servertest"
 	"github.com/pgtender/pgtender/internal/soak"
 )
 
@@ -33,7 +34,8 @@ func (l *lab) command(t testing.TB, umask string, c child) *exec.Cmd {
 	}
 	words := strings.Fields(l.program)
 	cmd := exec.Command("sh", append([]string{"-c", "umask " + umask + `; exec "$@"`, "sh"}, append(words, "restore", string(options))...)...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{}
+	servertest.EndWithParent(cmd.SysProcAttr, syscall.SIGKILL)
 	return cmd
 }
 

@@ -12,7 +12,6 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/pgtender/pgtender/backup/archive"
 	"github.com/pgtender/pgtender/backup/archive/agent"
@@ -176,7 +175,7 @@ func (a *app) spawnPrefetch(dest string, t pg.Timeline) error {
 	if t != 0 {
 		args = append(args, "--timeline", t.String())
 	}
-	unix.CloseRange(3, 1<<32-1, unix.CLOSE_RANGE_CLOEXEC) // Go's own are marked so anyway
+	closeOnExec()
 	cmd := exec.Command(program, append(args, "--", dest)...)
 	cmd.Env = a.environ
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

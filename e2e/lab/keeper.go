@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/pgtender/pgtender/internal/servertest"
 )
 
 // A keeper stands between us and a server. PostgreSQL's postmaster leaves
@@ -68,16 +68,18 @@ func keep(spec keeperSpec, commands io.Reader, events io.Writer) int {
 	// end: a write then must not end the keeper before the last descendant. It is
 	// not ignored, for the server would inherit that.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+	if err := adoptOrphans(); err != nil {
 		fmt.Fprintln(events, eventFailed, err)
 		return 1
 	}
+	attr := &syscall.SysProcAttr{Setsid: true, Credential: spec.Credential}
+	servertest.EndWithParent(attr, syscall.SIGKILL)
 	server, err := syscall.ForkExec(spec.Path, append([]string{spec.Path}, spec.Args...), &syscall.ProcAttr{
 		Dir: spec.Dir,
 		Env: spec.Env,
 		// Output goes where our own standard error goes: the log.
 		Files: []uintptr{uintptr(devNull()), 2, 2},
-		Sys:   &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL, Credential: spec.Credential},
+		Sys:   attr,
 	})
 	if err != nil {
 		fmt.Fprintln(events, eventFailed, err)
@@ -122,10 +124,8 @@ func (k *keeper) obey(commands io.Reader) {
 // reap waits for every child, adopted ones included, until there is none.
 func (k *keeper) reap(events io.Writer) {
 	for {
-		// WNOWAIT leaves the zombie, so that its process id stays taken until
-		// server is cleared under the lock.
-		var info unix.Siginfo
-		err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOWAIT, nil)
+		// The zombie's process id stays taken until server is cleared under the lock.
+		err := awaitEnd()
 		if errors.Is(err, syscall.EINTR) {
 			continue
 		}

@@ -75,12 +75,12 @@ func (c *Cluster) Launch(t testing.TB) {
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{
 		Credential: credential(t),
-		Setpgid:    true,            // a terminal's ^C is for the test, not for the server
-		Pdeathsig:  syscall.SIGQUIT, // immediate shutdown, so that shared memory goes too
+		Setpgid:    true, // a terminal's ^C is for the test, not for the server
 	}
+	servertest.EndWithParent(p.cmd.SysProcAttr, syscall.SIGQUIT) // immediate shutdown, so that shared memory goes too
 	started := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // Pdeathsig is about the thread that starts the child
+		runtime.LockOSThread() // for EndWithParent
 		defer close(p.done)
 		err := p.cmd.Start()
 		started <- err

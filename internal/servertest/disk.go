@@ -88,7 +88,7 @@ func (d *Disk) Fill(t testing.TB, leave int64) {
 		if err := unix.Statfs(d.dir, &fs); err != nil {
 			t.Fatal(err)
 		}
-		if int64(fs.Bavail)*fs.Bsize-leave < size || unix.Fallocate(int(f.Fd()), 0, taken, size) != nil {
+		if int64(fs.Bavail)*int64(fs.Bsize)-leave < size || allocate(int(f.Fd()), taken, size) != nil {
 			size /= 2
 			continue
 		}

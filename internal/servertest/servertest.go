@@ -90,10 +90,8 @@ func Start(t testing.TB, cmd *exec.Cmd, ready func(context.Context) error) *Proc
 	cmd.SysProcAttr.Setpgid = true
 	started := make(chan error, 1)
 	go func() {
-		// Pdeathsig is bound to the thread that starts the child, so that
-		// thread is kept until the child is gone.
-		runtime.LockOSThread()
-		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+		runtime.LockOSThread() // for EndWithParent, until the child is gone
+		EndWithParent(cmd.SysProcAttr, syscall.SIGKILL)
 		err := cmd.Start()
 		started <- err
 		if err == nil {

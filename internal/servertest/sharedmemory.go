@@ -5,8 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // SharedMemory is the System V segment of a PostgreSQL server. A killed server
@@ -28,16 +26,4 @@ func SharedMemoryOf(dataDir string) SharedMemory {
 		}
 	}
 	return m
-}
-
-// Remove removes it if it still is the one that was noted down, and nobody uses
-// it.
-func (m SharedMemory) Remove() {
-	var info unix.SysvShmDesc
-	if m == (SharedMemory{}) {
-		return
-	}
-	if _, err := unix.SysvShmCtl(m.id, unix.IPC_STAT, &info); err == nil && int(info.Perm.Key) == m.key && info.Nattch == 0 {
-		unix.SysvShmCtl(m.id, unix.IPC_RMID, nil)
-	}
 }
