@@ -82,7 +82,7 @@ func (x *recovery) ended(t testing.TB) {
 			t.Error(err)
 		}
 		x.done <- nil
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("it goes on")
 	}
 	if left := x.files(t); len(left) != 0 {
@@ -121,7 +121,7 @@ func (x *recovery) holds(t testing.TB, numbers ...pg.SegmentNumber) {
 	for _, n := range numbers {
 		want = append(want, x.b.name(n))
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		got := x.files(t)
 		if slices.Equal(got, want) {
 			return

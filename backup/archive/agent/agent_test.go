@@ -98,7 +98,7 @@ func TestAnAgentThatIsNoneCostsLittle(t *testing.T) {
 		return string(b) + "\n"
 	}
 	for name, answer := range map[string]func(net.Conn){
-		"says nothing":         func(c net.Conn) { time.Sleep(10 * time.Second) },
+		"says nothing":         func(net.Conn) { <-t.Context().Done() },
 		"goes away":            func(c net.Conn) { c.Close() },
 		"says half a line":     func(c net.Conn) { c.Write([]byte(`{"protocol":1,"done":true`)); c.Close() },
 		"speaks HTTP":          func(c net.Conn) { c.Write([]byte("HTTP/1.1 200 OK\r\n\r\n")); c.Close() },
@@ -131,18 +131,16 @@ func TestAnAgentThatIsNoneCostsLittle(t *testing.T) {
 				bufio.NewReader(c).ReadString('\n')
 				answer(c)
 			}()
-			begin := time.Now()
-			if r, err := agent.Ask(t.Context(), socket, agent.Request{Do: agent.DoPush}); err == nil {
-				t.Errorf("an answer: %+v", r)
-			}
-			if took := time.Since(begin); took > 6*time.Second {
-				t.Errorf("it took %s", took)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			if r, err := agent.Ask(ctx, socket, agent.Request{Do: agent.DoPush}); err == nil || ctx.Err() != nil {
+				t.Errorf("%+v, %v; within a minute: %t", r, err, ctx.Err() == nil)
 			}
 		})
 	}
 	t.Run("is not there", func(t *testing.T) {
 		begin := time.Now()
-		if _, err := agent.Ask(t.Context(), filepath.Join(socketDir(t), "s"), agent.Request{}); err == nil || time.Since(begin) > time.Second {
+		if _, err := agent.Ask(t.Context(), filepath.Join(socketDir(t), "s"), agent.Request{}); err == nil || time.Since(begin) > 3*time.Second { // so much has one that says nothing
 			t.Errorf("%v after %s", err, time.Since(begin))
 		}
 	})

@@ -211,14 +211,25 @@ func TestAKeeperInTrouble(t *testing.T) {
 // fills the disk.
 func TestAKeeperThatHangsHoldsNothing(t *testing.T) {
 	majors := pgtest.Majors(t)
-	c := pgtest.New(t, pgtest.Options{Major: majors[len(majors)-1], WALSegSize: 1})
-	hang := make(chan struct{})
+	c := pgtest.New(t, pgtest.Options{Major: majors[len(majors)-1], WALSegSize: 1, Config: map[string]string{"log_statement": "all"}})
+	hang, asked := make(chan struct{}), make(chan struct{}, 1)
 	run := start(t, c, &agent.Keeper{
 		WALDir: filepath.Join(c.DataDir, "pg_wal"), Pusher: &agent.Pusher{}, Grace: time.Hour, MaxHold: 1 << 30, Silence: 500 * time.Millisecond,
-		Repo: func(context.Context) (*repo.Repo, error) { <-hang; return nil, errors.New("no more") },
+		Repo: func(context.Context) (*repo.Repo, error) {
+			select {
+			case asked <- struct{}{}:
+			default:
+			}
+			<-hang
+			return nil, errors.New("no more")
+		},
 		Role: func(context.Context, pg.Timeline) agent.Role { return agent.RoleLeader },
 	})
-	c.WaitFor(t, "SELECT count(*) FROM pg_replication_slots", "1")
+	// The slot may be gone again before anybody looks for it. The log has it.
+	<-asked
+	if !strings.Contains(c.Log(), "pg_create_physical_replication_slot") {
+		t.Error("the keeper asks for the repository before it has made a slot")
+	}
 	c.WaitFor(t, "SELECT count(*) FROM pg_replication_slots", "0")
 	close(hang)
 	run.until(t, "a slot again", func(s agent.KeeperStatus) bool { return s.Slot != "" })
