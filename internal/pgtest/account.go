@@ -49,7 +49,7 @@ func environ() []string {
 // Its path is short enough for a socket to lie in it.
 func Dir(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "pgt")
+	dir, err := os.MkdirTemp(servertest.Scratch(), "pgt")
 	if err != nil {
 		t.Fatal(err)
 	}

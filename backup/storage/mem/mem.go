@@ -43,9 +43,9 @@ func (s *Store) Put(ctx context.Context, key string, src io.ReaderAt, size int64
 	if err := storage.CheckPut(ctx, key, size); err != nil {
 		return err
 	}
-	var buf bytes.Buffer
-	buf.Grow(int(min(size, 64<<20)))
-	n, err := io.Copy(&buf, contextReader{ctx, io.NewSectionReader(src, 0, size)})
+	// With room for what is read to find the end: a buffer that grows is copied.
+	buf := bytes.NewBuffer(make([]byte, 0, min(size, 64<<20)+bytes.MinRead))
+	n, err := io.Copy(buf, contextReader{ctx, io.NewSectionReader(src, 0, size)})
 	if err != nil || n != size {
 		return storage.SourceError(key, n, size, err)
 	}
