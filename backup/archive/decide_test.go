@@ -453,6 +453,37 @@ func TestAFormerLeaderThatGoesOn(t *testing.T) {
 	})
 }
 
+// TestATimelineThatTheLeaderIsNotOn is a promoted copy's, unless it has just begun or
+// the leader's is newer.
+func TestATimelineThatTheLeaderIsNotOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _ := repotest.New(t)
+		dir := t.TempDir()
+		told := func(when string, leader pg.History, want finding.Severity) {
+			t.Helper()
+			leads := func(context.Context) (pg.History, error) { return leader, nil }
+			s, err := archive.ReadStatus(t.Context(), r, archive.LineageOptions{Leader: leads})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := finding.Worst(s.Findings()); got != want {
+				t.Errorf("%s: findings are %v, want %s", when, s.Findings(), want)
+			}
+		}
+		push(t, r, filled(1, 4, 6).save(t, dir, 4, ""))
+		push(t, r, saveHistory(t, dir, two))
+		begun := time.Now()
+		push(t, r, filled(2, 5, 6).save(t, dir, 5, ""))
+		told("it has just begun", pg.FirstTimeline(), finding.Info)
+		time.Sleep(time.Until(begun.Add(2 * time.Minute)))
+		told("a copy's", pg.FirstTimeline(), finding.Error)
+		told("the leader's", two, finding.OK)
+		push(t, r, saveHistory(t, dir, other))
+		time.Sleep(time.Hour)
+		told("a history and nothing else", two, finding.OK)
+	})
+}
+
 func TestStatusShowsConflicts(t *testing.T) {
 	r, _ := repotest.New(t)
 	dir := t.TempDir()

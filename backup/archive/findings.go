@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/finding"
 	"github.com/pgtender/pgtender/internal/pg"
 )
@@ -59,9 +60,22 @@ func (s *Status) timelineFindings(t *TimelineStatus, add func(finding.Severity, 
 		add(finding.Warning, "two servers wrote different WAL under these names; the proved leader's is used", "%d segments of timeline %s were archived twice with different content: %s",
 			len(t.Conflicts), t.Incarnation.Timeline, strings.Join(t.Conflicts[:min(len(t.Conflicts), 5)], ", "))
 	}
-	if t.Orphans > 0 {
+	switch {
+	case s.stranger(t):
+		add(finding.Error,
+			"a copy of a member was promoted and archives here: find it, and set archive_mode = off in it; a restore that cannot ask the DCS would follow it, unless it is told: --target-timeline "+repo.IncarnationOf(s.Lineage.History).String(),
+			"%d archived segments are of timeline %s, which the leader, on timeline %s, has not come to", t.Segments, t.Incarnation, s.Lineage.Timeline)
+	case t.Orphans > 0:
 		add(finding.Info, "", "%d archived segments of timeline %s were left behind by a failover and are never served", t.Orphans, t.Incarnation)
 	}
+}
+
+// stranger reports whether a timeline is newer than the leader's and not on its way:
+// the cluster itself has never been on it. Of one that has just begun the DCS may not
+// tell yet.
+func (s *Status) stranger(t *TimelineStatus) bool {
+	return s.Lineage.Source == SourceLeader && !t.OnLineage && t.Incarnation.Timeline > s.Lineage.Timeline &&
+		t.Segments > 0 && !t.Begun.IsZero() && s.At.Sub(t.Begun) > lateAfter
 }
 
 // lateFor is for how long late WAL of a former leader is an error. One that has

@@ -42,6 +42,9 @@ type TimelineStatus struct {
 	// Orphans are archived segments that the history in force left behind: at
 	// or past the fork, or all of an incarnation that it does not pass through.
 	Orphans int
+	// Begun is when the timeline's history was archived, by the store's clock; zero:
+	// it is not, or the timeline is the first.
+	Begun time.Time
 	// Late is when the newest of these came, by the store's clock, if that was
 	// long after the history in force had left the timeline and the segment lies
 	// past the one of the fork: then a former leader may still run. Zero: none is.
@@ -68,7 +71,8 @@ func (t *TimelineStatus) Last() pg.Segment {
 }
 
 // lateAfter is how long after a timeline began WAL of the one before, past the
-// fork, is no surprise: a leader that steps down has it under way.
+// fork, is no surprise: a leader that steps down has it under way. As long the DCS
+// may take to tell of it.
 const lateAfter = time.Minute
 
 // Status is what the archive holds and what is wrong with it.
@@ -138,7 +142,7 @@ func (s *Status) list(ctx context.Context, r *repo.Repo, opts LineageOptions) (e
 	}
 	left := s.leaving(begun)
 	for _, i := range incarnations {
-		t := TimelineStatus{Incarnation: i}
+		t := TimelineStatus{Incarnation: i, Begun: begun[i]}
 		leave, isLeft := left[i]
 		for o, err := range r.Segments(ctx, i, s.SegmentSize, 0) {
 			if err != nil {
