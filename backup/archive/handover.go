@@ -83,7 +83,7 @@ func (p *Prefetch) ready(s Spool, name string) (file string, news <-chan struct{
 		return "", nil, errClosed
 	}
 	if l, ok := d.laid[name]; ok {
-		if age := time.Since(d.proved); age < 0 || age > freshFor {
+		if !provedOfLate(d.proved) {
 			return "", nil, errStale
 		}
 		if id, err := IdentifyFile(s.path(l.file)); err == nil && id == l.id {

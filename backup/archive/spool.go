@@ -38,6 +38,13 @@ func SpoolIn(walDir string) Spool { return Spool{filepath.Join(walDir, ".pgtende
 // new leader.
 const freshFor = 5 * time.Second
 
+// provedOfLate reports whether it was proved so short a time ago. A clock that was
+// put back proves nothing.
+func provedOfLate(at time.Time) bool {
+	age := time.Since(at)
+	return age >= 0 && age <= freshFor
+}
+
 func (s Spool) path(name string) string { return filepath.Join(s.dir, name) }
 
 // Ask notes which segment recovery asks for.
@@ -109,10 +116,7 @@ func (s Spool) files() []string {
 
 func (s Spool) isFresh(reader string) bool {
 	info, err := os.Stat(s.path("fresh"))
-	if err != nil {
-		return false
-	}
-	if age := time.Since(info.ModTime()); age < 0 || age > freshFor {
+	if err != nil || !provedOfLate(info.ModTime()) {
 		return false
 	}
 	content, err := small(s.path("fresh"))

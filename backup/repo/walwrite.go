@@ -57,7 +57,7 @@ func (r *Repo) EncodeWAL(h WALHeader, blockMap, carry []byte, segment io.ReaderA
 		return nil, err
 	}
 	in := r.TakeWAL(segment, h.contentLength())
-	d, err := in.Encode(h, blockMap, carry)
+	d, err := in.encode(h, blockMap, carry)
 	return d, errors.Join(err, in.Close())
 }
 
@@ -84,10 +84,15 @@ func (r *Repo) checkWAL(h *WALHeader, blockMap, carry []byte) error {
 // before what was judged last, as it does where the end of a timeline was looked for,
 // the segment is read once more. Of a WALIntake nothing but Close is of use after it.
 func (in *WALIntake) Encode(h WALHeader, blockMap, carry []byte) (*WALData, error) {
-	r := in.repo
-	if err := r.checkWAL(&h, blockMap, carry); err != nil {
+	if err := in.repo.checkWAL(&h, blockMap, carry); err != nil {
 		return nil, err
 	}
+	return in.encode(h, blockMap, carry)
+}
+
+// encode is Encode of what was checked.
+func (in *WALIntake) encode(h WALHeader, blockMap, carry []byte) (*WALData, error) {
+	r := in.repo
 	s := &h.sections
 	*s = walSections{codec: r.codec(), chunkLength: walChunk}
 	head := make([]byte, walHead)
