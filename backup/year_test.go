@@ -80,7 +80,9 @@ func TestSoakAYearOfBackups(t *testing.T) {
 	if y.made != weeks {
 		t.Errorf("%d synthetic backups were made in %d weeks", y.made, weeks)
 	}
-	if endHeap > heap+8<<20 || endRSS > rss*5/4+16<<20 {
+	// The race detector keeps records of every address that was ever used, and gives
+	// none back: what is resident then tells how long it has run.
+	if endHeap > heap+4<<20 || !raceDetector() && endRSS > rss*5/4+16<<20 {
 		t.Error("a backup takes more memory than in the beginning")
 	}
 	v, err := backup.Verify(t.Context(), backup.VerifyOptions{Repo: y.repo, Deep: true})
@@ -235,10 +237,23 @@ func (y *year) memory(t *testing.T) (heap, resident uint64) {
 			resident = n << 10
 		}
 	}
+	// What a backup leaves behind is asked for, not what a segment needs that is
+	// archived just now, or what waits in a sync.Pool for the next one: the second
+	// collection empties that (sync.Pool's victim cache).
+	y.wal.drain(t)
+	y.wal.pause(true)
+	defer y.wal.pause(false)
 	var m runtime.MemStats
+	runtime.GC()
 	runtime.GC()
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc, resident
+}
+
+// raceDetector tells whether this program was built with -race.
+func raceDetector() bool {
+	info, ok := debug.ReadBuildInfo()
+	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
 
 // restoreBoth restores the last backup and a full one of the same moment, in
