@@ -190,8 +190,22 @@ func (s *Status) leaving(begun map[repo.Incarnation]time.Time) map[repo.Incarnat
 
 // readStreamed looks for chunks of the segment behind the last archived one.
 func (s *Status) readStreamed(ctx context.Context, r *repo.Repo) error {
-	if s.Lineage.Timeline == 0 {
+	next, ok := s.Next()
+	if !ok {
 		return nil
+	}
+	streamed, err := StreamedOf(ctx, r, s.Lineage.History, s.SegmentSize, next.Number)
+	if err == nil && streamed.Chunks > 0 {
+		s.Streamed = &streamed
+	}
+	return err
+}
+
+// Next gives the segment behind the last archived one of the history in force;
+// false if there is none, or no such history.
+func (s *Status) Next() (pg.Segment, bool) {
+	if s.Lineage.Timeline == 0 {
+		return pg.Segment{}, false
 	}
 	last := pg.SegmentNumber(0)
 	for _, run := range runs(s.Lineage.History, s.SegmentSize) {
@@ -199,14 +213,7 @@ func (s *Status) readStreamed(ctx context.Context, r *repo.Repo) error {
 			last = max(last, sp.Last.Number)
 		}
 	}
-	if last == 0 {
-		return nil
-	}
-	streamed, err := StreamedOf(ctx, r, s.Lineage.History, s.SegmentSize, last+1)
-	if err == nil && streamed.Chunks > 0 {
-		s.Streamed = &streamed
-	}
-	return err
+	return pg.Segment{Timeline: SegmentTimeline(s.Lineage.History, s.SegmentSize, last+1), Number: last + 1}, last > 0
 }
 
 // add takes the next object of a listing in order.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -54,7 +55,7 @@ func (a *app) agentStatusCmd() *cobra.Command {
 
 JSON keys: pid, version, fingerprint, started, wal_dir, current (it runs with the
 present configuration), push (archived, answered, failed, error, last), keeper
-(slot, held, held_bytes, lapsed, missing, late, assisted, role, why, error, at).`,
+(slot, since, held, held_bytes, lapsed, missing, late, assisted, role, why, error, at).`,
 		Example: "  pgtender agent status --json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -100,12 +101,12 @@ func (a *app) printAgent(s agent.Status, current bool) {
 	case k == nil:
 		return
 	case k.Slot == "":
-		fmt.Fprint(w, "held\tnothing\n")
+		fmt.Fprintf(w, "held\tnothing, since %s\n", clock(k.Since))
 	default:
-		fmt.Fprintf(w, "held\tfrom %s on (%s) by slot %s\n", k.Held, size(k.HeldSize), k.Slot)
+		fmt.Fprintf(w, "held\tfrom %s on (%s) by slot %s, since %s\n", k.Held, size(k.HeldSize), k.Slot, clock(k.Since))
 	}
 	if k.Error != "" {
-		fmt.Fprintf(w, "trouble\t%s\n", k.Error)
+		fmt.Fprintf(w, "trouble\t%s\n", strings.ReplaceAll(k.Error, "\n\t", " ")) // a server may have several addresses
 	} else {
 		fmt.Fprintf(w, "state\t%s; %d late, %d archived from here\n", k.Why, k.Late, k.Assisted)
 	}

@@ -79,6 +79,7 @@ type checkup struct {
 	cluster  *patroni.Cluster      // nil: not known
 	local    string                // version of the local server, "" if not known
 	archiver *server.ArchiverStats // of the primary
+	replicas []holding             // as they were asked
 }
 
 func (c *checkup) add(s finding.Severity, hint, format string, args ...any) {
@@ -111,8 +112,9 @@ func (n *node) check(ctx context.Context) ([]finding.Finding, error) {
 	}
 	c.checkLocal(ctx)
 	c.checkPrimary(ctx)
-	c.checkHolding(ctx)
-	c.checkRepository(ctx)
+	c.askReplicas(ctx)
+	status := c.checkRepository(ctx)
+	c.found = append(c.found, judgeHolding(c.replicas, status)...)
 	return c.found, context.Cause(ctx)
 }
 
@@ -230,12 +232,13 @@ func (c *checkup) checkPrimary(ctx context.Context) {
 	c.found = append(c.found, judgeReceiver(slots, c.Receive.Slot, c.cluster.Dynamic, c.cluster.Leader)...)
 }
 
-// checkRepository tries the repository out and looks at what is in it.
-func (c *checkup) checkRepository(ctx context.Context) {
+// checkRepository tries the repository out and looks at what is in it, which it gives;
+// nil: it cannot be seen.
+func (c *checkup) checkRepository(ctx context.Context) *archive.Status {
 	r, err := c.repositoryToWrite(ctx)
 	if err != nil {
 		c.fail(err, "the repository cannot be opened", "check the repository's URL and credentials")
-		return
+		return nil
 	}
 	tried := backup.Findings(ctx, c.objects, r.Cluster())
 	c.found = append(c.found, tried...)
@@ -243,7 +246,7 @@ func (c *checkup) checkRepository(ctx context.Context) {
 	status, err := archive.ReadStatus(ctx, r, archive.LineageOptions{Leader: c.leaderHistory()})
 	if err != nil {
 		c.fail(err, "the archive cannot be listed", "")
-		return
+		return nil
 	}
 	c.found = append(c.found, status.Findings()...)
 	if c.archiver != nil {
@@ -252,6 +255,7 @@ func (c *checkup) checkRepository(ctx context.Context) {
 	if finding.Worst(tried) < finding.Error {
 		c.checkMembers(ctx, r)
 	}
+	return &status
 }
 
 // checkOwner judges whose the repository is, and claims nothing.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"strings"
 
+	"github.com/pgtender/pgtender/backup/archive"
 	"github.com/pgtender/pgtender/backup/archive/agent"
 	"github.com/pgtender/pgtender/internal/finding"
+	"github.com/pgtender/pgtender/internal/pg"
 	"github.com/pgtender/pgtender/patroni"
 )
 
@@ -15,21 +17,20 @@ type holding struct {
 	member string
 	err    error  // it could not be asked
 	slot   string // by which its agent holds WAL, "" if there is none
+	from   pg.LSN // where that slot stands
 	always bool   // it archives itself: archive_mode is always
 }
 
-// checkHolding asks every replica.
-func (c *checkup) checkHolding(ctx context.Context) {
+// askReplicas asks every replica how it keeps WAL.
+func (c *checkup) askReplicas(ctx context.Context) {
 	if c.cluster == nil {
 		return
 	}
-	var all []holding
 	for _, m := range c.cluster.Members {
 		if m.Name != c.cluster.Leader && m.Role == patroni.RoleReplica && m.State == patroni.StateRunning && m.Host != "" {
-			all = append(all, c.holding(ctx, m))
+			c.replicas = append(c.replicas, c.holding(ctx, m))
 		}
 	}
-	c.found = append(c.found, judgeHolding(all)...)
 }
 
 func (c *checkup) holding(ctx context.Context, m patroni.Member) holding {
@@ -47,7 +48,7 @@ func (c *checkup) holding(ctx context.Context, m patroni.Member) holding {
 	}
 	for _, s := range slots {
 		if strings.HasPrefix(s.Name, agent.SlotPrefix) && s.Active && s.Restart != 0 && s.WALStatus != "lost" {
-			h.slot = s.Name
+			h.slot, h.from = s.Name, s.Restart
 		}
 	}
 	info, err := conn.Info(ctx)
@@ -58,8 +59,8 @@ func (c *checkup) holding(ctx context.Context, m patroni.Member) holding {
 // judgeHolding says where nothing guarantees that a failover leaves no hole. With
 // archive_mode=on a standby marks streamed WAL as archived and recycles it
 // (XLogWalRcvWrite in PostgreSQL's walreceiver.c), whether the leader was done
-// with it or not.
-func judgeHolding(all []holding) []finding.Finding {
+// with it or not. status was read after the replicas were asked; nil: it could not be.
+func judgeHolding(all []holding, status *archive.Status) []finding.Finding {
 	var j judgement
 	good := 0
 	for _, h := range all {
@@ -70,6 +71,11 @@ func judgeHolding(all []holding) []finding.Finding {
 		case h.slot == "" && !h.always:
 			j.add(finding.Warning, "run pgtender agent on "+h.member+", or set archive_mode to always",
 				"nothing makes %s keep WAL until it is archived: if the leader is lost with WAL that it had not archived, a hole may remain", h.member)
+		case !h.always && h.lacks(status):
+			next, _ := status.Next()
+			j.add(finding.Warning, "see that archiving works; what "+h.member+" still has its agent archives, where it can",
+				"%s keeps WAL from %s on only, and %s is not archived yet: if the leader is lost now, a hole may remain",
+				h.member, h.from, next.Name(status.SegmentSize))
 		default:
 			good++
 		}
@@ -78,4 +84,14 @@ func judgeHolding(all []holding) []finding.Finding {
 		j.add(finding.OK, "", "every replica keeps WAL until it is archived")
 	}
 	return j
+}
+
+// lacks reports whether there is WAL that is neither archived nor held by the slot:
+// it was made late, or had to let go.
+func (h *holding) lacks(status *archive.Status) bool {
+	if status == nil {
+		return false
+	}
+	next, ok := status.Next()
+	return ok && status.SegmentSize.SegmentOf(h.from) > next.Number
 }

@@ -145,14 +145,29 @@ func TestMembersAreJudged(t *testing.T) {
 
 func TestReplicasThatMayLoseWALAreNamed(t *testing.T) {
 	held, always := holding{member: "pg2", slot: "pgtender_hold_7"}, holding{member: "pg3", always: true}
-	wantFinding(t, judgeHolding([]holding{held, always}), finding.OK, "every replica keeps WAL")
-	found := judgeHolding([]holding{held, {member: "pg3"}})
+	wantFinding(t, judgeHolding([]holding{held, always}, nil), finding.OK, "every replica keeps WAL")
+	found := judgeHolding([]holding{held, {member: "pg3"}}, nil)
 	wantFinding(t, found, finding.Warning, "nothing makes pg3 keep WAL")
 	if len(found) != 1 {
 		t.Errorf("findings %v", found)
 	}
-	wantFinding(t, judgeHolding([]holding{{member: "pg2", err: errors.New("refused")}}), finding.Warning, "pg2 cannot be asked")
-	if found := judgeHolding(nil); len(found) != 0 {
+	wantFinding(t, judgeHolding([]holding{{member: "pg2", err: errors.New("refused")}}, nil), finding.Warning, "pg2 cannot be asked")
+
+	// A slot that begins past the archive's end does not keep what lies between.
+	h := pg.History{Timeline: 1}
+	span := archive.Span{First: pg.Segment{Timeline: 1, Number: 3}, Last: pg.Segment{Timeline: 1, Number: 6}}
+	status := &archive.Status{
+		SegmentSize: pg.DefaultSegmentSize, Lineage: archive.Lineage{History: h},
+		Timelines: []archive.TimelineStatus{{Incarnation: repo.IncarnationOf(h), Spans: []archive.Span{span}}},
+	}
+	held.from = pg.DefaultSegmentSize.Start(7) + 100
+	wantFinding(t, judgeHolding([]holding{held, always}, status), finding.OK, "every replica keeps WAL")
+	held.from = pg.DefaultSegmentSize.Start(8)
+	if found = judgeHolding([]holding{held, always}, status); len(found) != 1 {
+		t.Errorf("findings %v", found)
+	}
+	wantFinding(t, found, finding.Warning, "pg2 keeps WAL from 0/8000000 on only, and 000000010000000000000007 is not archived")
+	if found := judgeHolding(nil, nil); len(found) != 0 {
 		t.Errorf("a cluster without replicas: %v", found)
 	}
 }

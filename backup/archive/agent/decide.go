@@ -73,16 +73,23 @@ func Decide(f Facts) Decision {
 		d.Hold = f.Size.Start(f.Missing[0].Number)
 		d.Why = fmt.Sprintf("%d segments are not archived yet, from %s on", len(f.Missing), f.Missing[0].Name(f.Size))
 	}
-	grace := f.Grace
-	if f.Role == RoleNoLeader {
-		grace = 0
-	}
+	d = d.limited(f)
 	for _, s := range f.Missing {
-		if f.Now.Sub(time.Unix(s.Written, 0)) >= grace {
+		if f.late(s, d.Hold) {
 			d.Push = append(d.Push, s.Segment)
 		}
 	}
-	return d.limited(f)
+	return d
+}
+
+// late reports whether a segment is to be archived from here, if WAL is held from
+// hold on.
+func (f *Facts) late(s archive.LocalSegment, hold pg.LSN) bool {
+	if f.Role == RoleNoLeader {
+		return true
+	}
+	unheld := f.MaxHold > 0 && f.Size.Start(s.Number+1) <= hold
+	return unheld && f.Role != RoleLeader || f.Now.Sub(time.Unix(s.Written, 0)) >= f.Grace
 }
 
 // limited bounds what is held. A slot never goes back, and on a standby not

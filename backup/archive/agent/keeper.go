@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"sync"
 	"time"
 
@@ -39,14 +38,10 @@ type Keeper struct {
 	Silence time.Duration
 	Log     *slog.Logger // nil discards
 
-	conn *server.Conn
-	// holder is the session of the slot. It runs nothing that can fail: an error
-	// drops the temporary slots of its session (PostgresMain, postgres.c), and
-	// questions about a server that is being promoted do fail.
-	holder   *server.Conn
-	good     time.Time // of the last look that saw how things stand
-	slot     string
-	held     pg.LSN
+	conn     *server.Conn
+	holder   *holder        // nil: there is no slot
+	good     time.Time      // of the last look that saw how things stand
+	held     pg.LSN         // where the holder's slot stands
 	of       repo.ClusterID // whose WAL archived and again are about
 	along    pg.History     // and of which history
 	archived map[pg.Segment]bool
@@ -66,6 +61,7 @@ type retry struct {
 // the interface.
 type KeeperStatus struct {
 	Slot     string    `json:"slot,omitempty"` // "" if WAL is not held
+	Since    time.Time `json:"since"`          // when it began to be held, or not to be
 	Held     pg.LSN    `json:"held"`
 	HeldSize int64     `json:"held_bytes"`
 	Lapsed   bool      `json:"lapsed"` // unarchived WAL was let go, see [Decision]
@@ -92,21 +88,46 @@ func (k *Keeper) log() *slog.Logger {
 	return k.Log
 }
 
+// show changes the status.
+func (k *Keeper) show(change func(*KeeperStatus)) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	before := k.status
+	change(&k.status)
+	if k.status.Since = before.Since; before.Since.IsZero() || k.status.Slot != before.Slot {
+		k.status.Since = time.Now()
+	}
+}
+
 // Run looks after the WAL until ctx ends.
 func (k *Keeper) Run(ctx context.Context) {
 	defer func() { k.disconnect(); k.release() }()
-	ticker := time.NewTicker(k.Interval)
-	defer ticker.Stop()
+	k.show(func(*KeeperStatus) {}) // nothing is held from now on
 	for {
-		if err := k.look(ctx); err != nil && ctx.Err() == nil {
+		err := k.look(ctx)
+		if err != nil && ctx.Err() == nil {
 			k.fail(ctx, err)
 		}
+		next := time.NewTimer(pause(err, k.holder != nil, k.Interval))
 		select {
 		case <-ctx.Done():
+			next.Stop()
 			return
-		case <-ticker.C:
+		case <-next.C:
+		case <-k.holder.lost():
+			next.Stop()
 		}
 	}
+}
+
+// pause is how long to wait for the next look. While WAL is not held the server
+// may remove it, so it is asked again soon; but one that answers and refuses is not
+// pestered.
+func pause(err error, held bool, interval time.Duration) time.Duration {
+	if held || err == nil || server.SQLState(err) != "" && !server.IsUnavailable(err) {
+		return interval
+	}
+	return min(interval, time.Second)
 }
 
 // fail notes what keeps WAL from being looked after, and logs what is new.
@@ -115,10 +136,19 @@ func (k *Keeper) fail(ctx context.Context, err error) {
 		k.log().WarnContext(ctx, "WAL on this member is not looked after", "error", err)
 		k.said = err.Error()
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.status.Error, k.status.At = err.Error(), time.Now()
-	k.status.Slot, k.status.Held = k.slot, k.held
+	k.show(func(s *KeeperStatus) {
+		s.Error, s.At = err.Error(), time.Now()
+		s.Slot, s.Held = k.holder.slot(), k.held
+	})
+}
+
+// ended is called when the server has ended the slot's session.
+func (k *Keeper) ended(err error) {
+	k.log().Warn("WAL on this member is held no more until the server answers again", "error", err)
+	k.show(func(s *KeeperStatus) {
+		s.Slot, s.Held, s.HeldSize = "", 0, 0
+		s.Error, s.At = err.Error(), time.Now()
+	})
 }
 
 func (k *Keeper) disconnect() {
@@ -131,9 +161,9 @@ func (k *Keeper) disconnect() {
 // release gives up the slot.
 func (k *Keeper) release() {
 	if k.holder != nil {
-		k.holder.Close() // the slot ends with it
+		k.holder.close() // the slot ends with it
 	}
-	k.holder, k.slot, k.held = nil, "", 0
+	k.holder, k.held = nil, 0
 }
 
 // blind is called when a look could not see how things stand. The slot stays for a
@@ -167,8 +197,8 @@ func (k *Keeper) look(ctx context.Context) error {
 	}
 	k.good = f.Now
 	d := Decide(f)
-	if k.slot != "" && d.Hold > k.held {
-		if k.held, err = k.holder.AdvanceSlot(limited, k.slot, d.Hold); err != nil {
+	if k.holder != nil && d.Hold > k.held {
+		if k.held, err = k.holder.advance(limited, d.Hold); err != nil {
 			k.release()
 			return err
 		}
@@ -183,6 +213,10 @@ func (k *Keeper) look(ctx context.Context) error {
 
 // hold makes sure that there is a session to ask, and one with a slot.
 func (k *Keeper) hold(ctx context.Context) (err error) {
+	if k.holder.gone() {
+		k.release()
+		k.disconnect() // the server was restarted, most likely
+	}
 	if k.conn == nil {
 		if k.conn, err = k.Connect(ctx); err != nil {
 			k.conn = nil
@@ -192,53 +226,42 @@ func (k *Keeper) hold(ctx context.Context) (err error) {
 	if k.MaxHold == 0 {
 		return nil
 	}
-	if k.slot != "" {
-		slots, err := k.conn.PhysicalSlots(ctx)
-		if err != nil {
-			return err
-		}
-		for _, s := range slots {
-			if s.Name == k.slot && s.Restart != 0 && s.WALStatus != "lost" {
-				return k.alive(ctx)
-			}
-		}
-		lost := k.slot
-		k.release()
-		return fmt.Errorf("slot %s is gone, or has lost its WAL because max_slot_wal_keep_size is less than what had to be held", lost)
+	if k.holder != nil {
+		return k.alive(ctx)
 	}
-	if k.holder, err = k.Connect(ctx); err != nil {
-		k.holder = nil
-		return err
-	}
-	name := fmt.Sprintf("%s%d", SlotPrefix, os.Getpid())
-	if err = k.bound(ctx); err == nil {
-		k.held, err = k.holder.CreateSlot(ctx, name, true)
-	}
+	conn, err := k.Connect(ctx)
 	if err != nil {
-		k.release()
 		return err
 	}
-	k.slot, k.good = name, time.Now()
-	k.log().InfoContext(ctx, "WAL is held until it is archived", "slot", name, "lsn", k.held)
+	h, at, err := newHolder(ctx, conn, k.silence(), k.ended)
+	if err != nil {
+		conn.Close()
+		return err
+	}
+	k.holder, k.held, k.good = h, at, time.Now()
+	k.log().InfoContext(ctx, "WAL is held until it is archived", "slot", h.name, "lsn", k.held)
 	return nil
 }
 
-// alive lets the server know that somebody looks after the slot.
+// alive sees whether the slot is there, and lets the server know that somebody looks
+// after it.
 func (k *Keeper) alive(ctx context.Context) error {
-	err := k.holder.Ping(ctx)
+	slots, err := k.conn.PhysicalSlots(ctx)
 	if err != nil {
-		k.release()
+		return err
 	}
-	return err
-}
-
-// bound has the server end the slot's session if it hears nothing for long.
-func (k *Keeper) bound(ctx context.Context) error {
-	if k.holder.Version().Major() < 14 { // has no idle_session_timeout
-		return nil
+	for _, s := range slots {
+		if s.Name != k.holder.name || s.Restart == 0 || s.WALStatus == "lost" {
+			continue
+		}
+		if err = k.holder.ping(ctx); err != nil {
+			k.release()
+		}
+		return err
 	}
-	_, err := k.holder.Query(ctx, "SELECT pg_catalog.set_config('idle_session_timeout', $1, false)", fmt.Sprintf("%dms", k.silence().Milliseconds()))
-	return err
+	lost := k.holder.name
+	k.release()
+	return fmt.Errorf("slot %s is gone, or has lost its WAL because max_slot_wal_keep_size is less than what had to be held", lost)
 }
 
 // facts finds out how things stand.
@@ -341,9 +364,7 @@ func (k *Keeper) assist(ctx context.Context, size pg.SegmentSize, late []pg.Segm
 		if err == nil {
 			k.archived[g] = true
 			k.log().InfoContext(ctx, "a late segment was archived from this member", "file", names[i])
-			k.mu.Lock()
-			k.status.Assisted++
-			k.mu.Unlock()
+			k.show(func(s *KeeperStatus) { s.Assisted++ })
 			continue
 		}
 		if ctx.Err() != nil || errors.Is(err, errFailing) || errors.Is(err, context.DeadlineExceeded) && waited.Err() != nil {
@@ -363,13 +384,16 @@ func (k *Keeper) tell(ctx context.Context, f *Facts, d *Decision) {
 	if f.Unasked == nil {
 		k.said = ""
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.status = KeeperStatus{
-		Slot: k.slot, Held: k.held, HeldSize: int64(f.End - min(f.End, k.held)), Lapsed: d.Lapsed, Missing: len(f.Missing), Late: len(d.Push),
-		Assisted: k.status.Assisted, Why: d.Why, At: f.Now,
-	}
-	if len(f.Missing) > 0 {
-		k.status.Role = f.Role.String()
-	}
+	k.show(func(s *KeeperStatus) {
+		*s = KeeperStatus{
+			Slot: k.holder.slot(), Held: k.held, HeldSize: int64(f.End - min(f.End, k.held)), Lapsed: d.Lapsed, Missing: len(f.Missing), Late: len(d.Push),
+			Assisted: s.Assisted, Why: d.Why, At: f.Now,
+		}
+		if s.Slot == "" {
+			s.Held, s.HeldSize = 0, 0
+		}
+		if len(f.Missing) > 0 {
+			s.Role = f.Role.String()
+		}
+	})
 }

@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,7 +48,7 @@ func keep(t testing.TB, c *pgtest.Cluster, r *repo.Repo, grace time.Duration, ro
 // start runs a keeper beside a server until the test ends.
 func start(t testing.TB, c *pgtest.Cluster, k *agent.Keeper) keeping {
 	t.Helper()
-	k.Interval = 50 * time.Millisecond
+	k.Interval = cmp.Or(k.Interval, 50*time.Millisecond)
 	if k.Connect == nil {
 		k.Connect = func(ctx context.Context) (*server.Conn, error) { return server.Connect(ctx, c.Options()) }
 	}
@@ -279,4 +280,35 @@ func TestAnErrorDoesNotLoseTheSlot(t *testing.T) {
 	if after := c.Query(t, holder); len(after) != 1 || after[0][0] != before {
 		t.Errorf("the slot was held by session %s, now %v", before, after)
 	}
+}
+
+// TestAKeeperKnowsThatItsSlotIsGone: the server's end ends a temporary slot. The
+// status says so at once, not at the next look, an hour away, and the slot is made
+// again as soon as the server answers.
+func TestAKeeperKnowsThatItsSlotIsGone(t *testing.T) {
+	c := pgtest.New(t, pgtest.Options{WALSegSize: 1})
+	run := start(t, c, &agent.Keeper{
+		WALDir: filepath.Join(c.DataDir, "pg_wal"), Pusher: &agent.Pusher{}, Grace: time.Hour, MaxHold: 1 << 30, Interval: time.Hour,
+		Repo: func(context.Context) (*repo.Repo, error) { return nil, errors.New("the store is down") },
+		Role: func(context.Context, pg.Timeline) agent.Role { return agent.RoleReplica },
+	})
+	before := run.until(t, "a slot", func(s agent.KeeperStatus) bool { return s.Slot != "" })
+	for _, stop := range []func(testing.TB){func(t testing.TB) { c.Stop(t, pgtest.Fast) }, c.Crash} {
+		stop(t)
+		gone := run.until(t, "the slot to be gone", func(s agent.KeeperStatus) bool { return s.Slot == "" })
+		if gone.Error == "" || gone.Held != 0 || gone.HeldSize != 0 || !gone.Since.After(before.Since) {
+			t.Errorf("%+v, before %+v", gone, before)
+		}
+		c.Start(t)
+		before = run.until(t, "a slot again", func(s agent.KeeperStatus) bool { return s.Slot != "" })
+		if !before.Since.After(gone.Since) {
+			t.Errorf("%+v, before %+v", before, gone)
+		}
+		if n := c.Value(t, "SELECT count(*) FROM pg_replication_slots WHERE active"); n != "1" {
+			t.Errorf("%s slots", n)
+		}
+	}
+	c.Exec(t, "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots")
+	run.until(t, "another slot", func(s agent.KeeperStatus) bool { return s.Slot != "" && s.Since.After(before.Since) })
+	c.WaitFor(t, "SELECT count(*) FROM pg_replication_slots WHERE active", "1")
 }

@@ -94,6 +94,27 @@ func (c *Conn) Ping(ctx context.Context) error {
 	return err
 }
 
+// WaitEnd waits until the server ends the session or the connection breaks, and
+// gives the reason. When ctx ends it gives nil, and the session goes on. Statements
+// wait for their turn meanwhile.
+func (c *Conn) WaitEnd(ctx context.Context) error {
+	unlock, err := c.lock(ctx)
+	if err != nil {
+		return nil // ctx has ended
+	}
+	defer unlock()
+	for {
+		err := c.pc.WaitForNotification(ctx)
+		switch {
+		case err == nil: // somebody else's notification
+		case ctx.Err() != nil && !c.pc.IsClosed():
+			return nil
+		default:
+			return fmt.Errorf("the session with %s has ended: %w", c.target, err)
+		}
+	}
+}
+
 // Query runs one statement and gives its rows in text form, NULL as "". The
 // whole result is held in memory. Arguments $1... are sent as text.
 func (c *Conn) Query(ctx context.Context, sql string, args ...string) ([][]string, error) {

@@ -30,6 +30,7 @@ func TestOnEachMajorVersion(t *testing.T) {
 		t.Run("info", e.info)
 		t.Run("positions and WAL helpers", e.wal)
 		t.Run("slots", e.slots)
+		t.Run("the end of a session", e.ends)
 		t.Run("replication commands", e.replication)
 		t.Run("backup of the primary", func(t *testing.T) { e.backup(t, primary) })
 		t.Run("backup of the standby", func(t *testing.T) { e.backup(t, standby) })
@@ -192,6 +193,29 @@ func (e env) slots(t *testing.T) {
 		}
 		conn.Close()
 		c.WaitFor(t, "SELECT count(*) FROM pg_replication_slots", "0")
+	}
+}
+
+// ends wants the end of an idle session to be noticed, and a session that was only
+// watched to be as good as before.
+func (e env) ends(t *testing.T) {
+	c := e.primary.Connect(t)
+	watched, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- c.WaitEnd(watched) }()
+	e.primary.Exec(t, "NOTIFY nobody")
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("nobody ended the session: %v", err)
+	}
+	pid, err := c.Query(t.Context(), "SELECT pg_backend_pid()")
+	if err != nil {
+		t.Fatalf("after it was watched: %v", err)
+	}
+	go func() { ended <- c.WaitEnd(t.Context()) }()
+	e.primary.Exec(t, "SELECT pg_terminate_backend("+pid[0][0]+")")
+	if err := <-ended; server.SQLState(err) != "57P01" {
+		t.Errorf("the session was ended: %v", err)
 	}
 }
 
