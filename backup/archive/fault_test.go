@@ -12,6 +12,7 @@ import (
 	"github.com/pgtender/pgtender/backup/archive"
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/backup/repo/repotest"
+	"github.com/pgtender/pgtender/backup/storage"
 	"github.com/pgtender/pgtender/backup/storage/mem"
 	"github.com/pgtender/pgtender/backup/storage/storagetest"
 	"github.com/pgtender/pgtender/internal/pg"
@@ -116,6 +117,79 @@ func TestAPushThatSucceedsIsStored(t *testing.T) {
 		if (err == nil) != applied {
 			t.Errorf("the put had effect: %v, the push says %v", applied, err)
 		}
+	}
+}
+
+// fleeting is a store that shows objects of which it cannot say that they stay, as a
+// directory on a file system that has failed.
+type fleeting struct {
+	storage.Store
+	lost error // nil: they stay
+}
+
+func (f *fleeting) Unwrap() storage.Store                 { return f.Store }
+func (f *fleeting) Persist(context.Context, string) error { return f.lost }
+
+// TestWhatDoesNotStayIsNotArchived: PostgreSQL removes what was archived, so no way
+// to find the content in the repository may be a success before it is known to stay.
+func TestWhatDoesNotStayIsNotArchived(t *testing.T) {
+	first, second := filled(1, 4, 4), newBuilder(1, 4)
+	second.fill = 1
+	second.until(segSize.Start(5))
+	h := pg.History{Timeline: 2, Forks: []pg.Fork{{Parent: 1, Switch: 0x580000}}}
+	leads := func(context.Context) (archive.Proof, error) { return archive.Leader, nil }
+	for _, c := range []struct {
+		name   string
+		before []*builder // archived by the leader, one after the other
+		push   func(dir string) archive.PushOptions
+		loses  bool // the answer to each put
+	}{
+		{"asked for first", []*builder{first}, func(dir string) archive.PushOptions {
+			return archive.PushOptions{Path: first.save(t, dir, 4, ""), Expected: true}
+		}, false},
+		{"found by the put", []*builder{first}, func(dir string) archive.PushOptions {
+			return archive.PushOptions{Path: first.save(t, dir, 4, "")}
+		}, false},
+		{"found after the put has failed", nil, func(dir string) archive.PushOptions {
+			return archive.PushOptions{Path: first.save(t, dir, 4, "")}
+		}, true},
+		{"beside a different one", []*builder{first, second}, func(dir string) archive.PushOptions {
+			return archive.PushOptions{Path: second.save(t, dir, 4, "")}
+		}, false},
+		{"a history", []*builder{nil}, func(dir string) archive.PushOptions {
+			return archive.PushOptions{Path: saveHistory(t, dir, h)}
+		}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inner := mem.New()
+			sound := repo.Open(inner, repotest.Cluster, repo.Options{})
+			for _, b := range c.before {
+				o := archive.PushOptions{Leadership: leads}
+				if dir := t.TempDir(); b == nil {
+					o.Path = saveHistory(t, dir, h)
+				} else {
+					o.Path = b.save(t, dir, 4, "")
+				}
+				if _, err := archive.Push(t.Context(), sound, o); err != nil {
+					t.Fatal(err)
+				}
+			}
+			store := &fleeting{inner, errors.New("read-only file system")}
+			r := repo.Open(storagetest.Faulty(store, func(call storagetest.Call) (bool, error) {
+				if c.loses && call.Verb == storagetest.Put {
+					return true, errors.New("the answer was lost")
+				}
+				return true, nil
+			}), repotest.Cluster, repo.Options{})
+			o := c.push(t.TempDir())
+			if result, err := archive.Push(t.Context(), r, o); err == nil {
+				t.Errorf("the file is %q", result.Outcome)
+			}
+			store.lost = nil
+			if _, err := archive.Push(t.Context(), r, o); err != nil {
+				t.Errorf("the file system is mended: %v", err)
+			}
+		})
 	}
 }
 

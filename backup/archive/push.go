@@ -186,6 +186,9 @@ func pushAlong(ctx context.Context, r *repo.Repo, h pg.History, opts PushOptions
 			"scope and repository of the configuration belong to another cluster")
 	}
 	result, err := p.push(ctx)
+	if err == nil && result.Outcome == AlreadyArchived {
+		err = r.Persist(ctx, result.Key) // PostgreSQL gives its own copy away now
+	}
 	if err != nil {
 		return result, fmt.Errorf("archive %s: %w", p.name, err)
 	}

@@ -98,7 +98,7 @@ func (p *pusher) put(ctx context.Context, d *repo.WALData) (PushResult, error) {
 		// archiver of a leader must not wait for ever.
 	default:
 		// The answer may have been lost, and then everything is in order.
-		if existing, readErr := p.repo.ReadWALHeader(ctx, result.Key); readErr == nil && existing.Equal(h) {
+		if existing, readErr := p.repo.ReadWALHeader(ctx, result.Key); readErr == nil && existing.Equal(h) && p.repo.Persist(ctx, result.Key) == nil {
 			return result, nil
 		}
 		return PushResult{}, err

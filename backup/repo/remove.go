@@ -74,5 +74,14 @@ func (r *Repo) SweepStore(ctx context.Context) (int, error) {
 	return n, nil
 }
 
+// Persist makes sure that an object which was found in the store is there for good:
+// see [storage.Persist].
+func (r *Repo) Persist(ctx context.Context, key string) error {
+	if err := storage.Persist(ctx, r.store, key); err != nil {
+		return fmt.Errorf("make sure that it stays: %w", err)
+	}
+	return nil
+}
+
 // sweepAge is longer than any upload takes.
 const sweepAge = 24 * time.Hour

@@ -27,6 +27,14 @@ type Sweeper interface {
 	Sweep(ctx context.Context, age time.Duration) (removed int, err error)
 }
 
+// Persister is implemented by stores that can show an object which a power cut would
+// take away. Callers use the function [Persist], which sees through wrappers.
+type Persister interface {
+	// Persist makes sure that the object under key, which was read or found to be
+	// there, stays.
+	Persist(ctx context.Context, key string) error
+}
+
 // Near is implemented by stores of which a request costs next to nothing. Callers
 // use the function [Gap], which sees through wrappers.
 type Near interface {
@@ -94,6 +102,15 @@ func Gap(s Store) int {
 		return n.Gap()
 	}
 	return farGap
+}
+
+// Persist is for who gives away a copy of its own because an object was found in s:
+// it fails unless the object is there for good. See [Persister].
+func Persist(ctx context.Context, s Store, key string) error {
+	if d, ok := find[Persister](s); ok {
+		return d.Persist(ctx, key)
+	}
+	return ContextError(ctx)
 }
 
 // Sweep removes what killed writers left in s, if s is a store that needs it.

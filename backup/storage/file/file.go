@@ -27,7 +27,8 @@
 // the fsync of the folder comes after the name is visible, a process that is
 // killed between the two would leave an object that others see and a power cut
 // takes away; therefore Get and List sync young folders before they tell what
-// is in them.
+// is in them. A file system that an error has made read-only goes on showing what
+// never came to the disk, so [Store.Persist] syncs a folder of any age.
 //
 // A killed Put leaves its temporary file, whose name (".tmp@…") no key can
 // have; listings leave it out. [Store.Sweep] removes old ones. Delete removes
@@ -83,6 +84,7 @@ var (
 	_ storage.Conditional = (*Store)(nil)
 	_ storage.Near        = (*Store)(nil)
 	_ storage.Sweeper     = (*Store)(nil)
+	_ storage.Persister   = (*Store)(nil)
 )
 
 // Open finds the store in opts.Dir, or makes it there: see [Options].
@@ -151,6 +153,8 @@ func failed(op, key string, err error) error {
 	switch {
 	case errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT):
 		e.Advice = "the disk of the repository is full: make room there, and what failed can be repeated"
+	case errors.Is(err, syscall.EROFS):
+		e.Advice = "if the repository's file system was not mounted read-only on purpose, an error has made it so, and what was written last is lost: see the kernel's log (dmesg), and check the file system"
 	case errors.Is(err, fs.ErrPermission):
 		e.Advice = "run pgtender as the user PostgreSQL runs as, and look whether all of the repository belongs to that user"
 	}

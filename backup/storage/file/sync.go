@@ -1,6 +1,7 @@
 package file
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -8,6 +9,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/pgtender/pgtender/backup/storage"
 )
 
 // always and young choose which folders syncUp syncs.
@@ -29,6 +32,28 @@ func (s *Store) syncUp(r *os.Root, dir string, which func(fs.FileInfo) bool) err
 			return nil
 		}
 	}
+}
+
+// Persist syncs the object's folder even if the kernel should have written it long
+// ago: a file system that has failed meanwhile shows for ever what is not on disk,
+// and a sync is what it answers with an error.
+func (s *Store) Persist(ctx context.Context, key string) error {
+	if err := storage.CheckCall(ctx, "sync", key); err != nil {
+		return err
+	}
+	r, err := s.root("sync", key)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	dir := path.Dir(key)
+	if err = s.syncDir(r, dir, always); err == nil {
+		err = s.syncUp(r, path.Dir(dir), young)
+	}
+	if err != nil {
+		return failed("sync", key, err)
+	}
+	return nil
 }
 
 func (s *Store) syncDir(r *os.Root, dir string, which func(fs.FileInfo) bool) error {
@@ -108,9 +133,12 @@ func (n *named) add(info fs.FileInfo) {
 }
 
 // ignoreNoDirSync forgives file systems that cannot sync a folder, as
-// PostgreSQL does (src/common/file_utils.c, fsync_fname), and read-only ones.
+// PostgreSQL does (src/common/file_utils.c, fsync_fname). EROFS is none of their
+// answers: ext4 and btrfs give it once an error has made them read-only, and then
+// no name that came since the last commit is on disk, although all are shown
+// (ext4_sync_file, fs/ext4/fsync.c). To sync on what was mounted read-only succeeds.
 func ignoreNoDirSync(err error) error {
-	for _, e := range []error{syscall.EBADF, syscall.EINVAL, syscall.EOPNOTSUPP, syscall.EROFS} {
+	for _, e := range []error{syscall.EBADF, syscall.EINVAL, syscall.EOPNOTSUPP} {
 		if errors.Is(err, e) {
 			return nil
 		}

@@ -1,8 +1,12 @@
 package file
 
 import (
+	"errors"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -73,3 +77,60 @@ func TestAFolderIsSyncedAgainOnlyAfterItChanged(t *testing.T) {
 		t.Error("a name that came after the sync was told without being synced")
 	}
 }
+
+// A file system that an error has made read-only goes on showing names that never
+// came to the disk. It says so when it is told to sync.
+func TestAFileSystemThatHasFailedTakesNothing(t *testing.T) {
+	s, err := Open(t.Context(), Options{Dir: t.TempDir(), Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(key string) error {
+		return storage.PutBytes(t.Context(), s, key, []byte(key), storage.PutOptions{IfAbsent: true})
+	}
+	get := func(key string) error {
+		r, err := s.Get(t.Context(), key, 0, -1)
+		if err == nil {
+			r.Close()
+		}
+		return err
+	}
+	for _, key := range []string{"old/one", "young/one"} {
+		if err := put(key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hour := time.Now().Add(-time.Hour)
+	for _, dir := range []string{"", "old"} {
+		if err := os.Chtimes(filepath.Join(s.dir, dir), hour, hour); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.fsync = func(*os.File) error { return syscall.EROFS }
+	for name, err := range map[string]error{
+		"a new name":                   put("young/two"),
+		"a name that is taken":         put("old/one"),
+		"reading a young one":          get("young/one"),
+		"making sure of a young one":   s.Persist(t.Context(), "young/one"),
+		"making sure of an old one":    s.Persist(t.Context(), "old/one"),
+		"what was never there":         s.Persist(t.Context(), "none/one"),
+		"through what wraps the store": storage.Persist(t.Context(), wrapper{s}, "old/one"),
+	} {
+		if err == nil || errors.Is(err, storage.ErrExists) || errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: error is %v", name, err)
+		}
+	}
+	s.fsync = (*os.File).Sync
+	for name, err := range map[string]error{
+		"a name that was stored while it failed": s.Persist(t.Context(), "young/two"),
+		"an old one":                             s.Persist(t.Context(), "old/one"),
+	} {
+		if err != nil {
+			t.Errorf("mended, %s: %v", name, err)
+		}
+	}
+}
+
+type wrapper struct{ storage.Store }
+
+func (w wrapper) Unwrap() storage.Store { return w.Store }
