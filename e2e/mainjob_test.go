@@ -13,24 +13,26 @@ import (
 // The main job, whole: a cluster under load is backed up from its synchronous
 // standby, the copy restored and compared, and after the leader's death a wiped
 // member is rebuilt from the repository. Each pair of Patroni, DCS and store
-// occurs, and each major version of PostgreSQL.
+// occurs, and each major version of PostgreSQL. One is on disk and syncs, which is
+// what users have; the others lie in memory.
 func TestMainJob(t *testing.T) {
 	for _, row := range []struct {
 		patroni, dcs string
 		s3           bool
 		major        int
+		durable      bool
 	}{
-		{"3.0", "etcd", false, 15},
-		{"4.1", "consul", false, 18},
-		{"3.0", "consul", true, 13},
-		{"4.1", "etcd", true, 16},
-		{"4.1", "etcd", false, 14},
-		{"4.1", "consul", true, 17},
+		{"3.0", "etcd", false, 15, false},
+		{"4.1", "consul", false, 18, true},
+		{"3.0", "consul", true, 13, false},
+		{"4.1", "etcd", true, 16, false},
+		{"4.1", "etcd", false, 14, false},
+		{"4.1", "consul", true, 17, false},
 	} {
 		store := map[bool]string{false: "directory", true: "S3"}[row.s3]
 		t.Run(fmt.Sprintf("Patroni %s, %s, %s, PostgreSQL %d", row.patroni, row.dcs, store, row.major), func(t *testing.T) {
 			t.Parallel() // much of it is waiting
-			mainJob(t, siteOptions{Options: lab.Options{Patroni: row.patroni, DCS: row.dcs, Major: row.major}, S3: row.s3})
+			mainJob(t, siteOptions{Options: lab.Options{Patroni: row.patroni, DCS: row.dcs, Major: row.major, Durable: row.durable}, S3: row.s3})
 		})
 	}
 }

@@ -200,7 +200,8 @@ func (c *Cluster) addNode(name string) error {
 }
 
 // Up starts every node that is not running: the first alone, so that it makes
-// the cluster, and the others once it leads. It returns when all stream.
+// the cluster, and the others once it leads. It returns when all stream and the
+// DCS knows where each of them is.
 func (c *Cluster) Up(ctx context.Context) error {
 	for i, n := range c.Nodes {
 		if err := n.Start(ctx); err != nil {
@@ -215,11 +216,12 @@ func (c *Cluster) Up(ctx context.Context) error {
 	if err := c.WaitStreaming(ctx, len(c.Nodes)-1); err != nil {
 		return err
 	}
-	if c.options.Synchronous == "off" || len(c.Nodes) == 1 {
-		return nil
+	if c.options.Synchronous != "off" && len(c.Nodes) > 1 {
+		if _, err := c.WaitSyncStandby(ctx); err != nil {
+			return err
+		}
 	}
-	_, err := c.WaitSyncStandby(ctx)
-	return err
+	return c.waitKnown(ctx)
 }
 
 // Node gives a node by its name, nil if there is none.

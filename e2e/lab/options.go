@@ -40,8 +40,8 @@ type Options struct {
 	// takes up to the same time again.
 	TTL time.Duration
 
-	// Durable turns fsync on. A lab has none by default: it kills processes,
-	// never the kernel.
+	// Durable turns fsync on, and has a test's lab on disk. A lab has neither by
+	// default: it kills processes, never the kernel.
 	Durable bool
 
 	// Env is added to the environment of every node. Nodes do not inherit

@@ -20,7 +20,8 @@ type Test struct {
 }
 
 // Start runs a cluster until the end of the test. Without Options.Dir it lies in
-// a folder of its own, which is removed unless the test fails or
+// a folder of its own, in memory where there is room and Options.Durable does not
+// ask for a disk. The folder is removed unless the test fails or
 // PGTENDER_LAB_KEEP is set. When the test fails, the ends of all logs are shown.
 // Under -short the test is skipped; otherwise a missing program fails it.
 func Start(t testing.TB, o Options) *Test {
@@ -41,7 +42,11 @@ func Ready(t testing.TB, o Options) *Test {
 		t.Skip("it runs real servers")
 	}
 	if o.Dir == "" {
-		o.Dir = tempDir(t)
+		parent := servertest.Scratch()
+		if o.Durable {
+			parent = os.TempDir()
+		}
+		o.Dir = tempDir(t, parent)
 	}
 	l := &Test{Timeout: 3 * time.Minute, t: t}
 	ctx, cancel := l.context()
@@ -63,9 +68,9 @@ func Ready(t testing.TB, o Options) *Test {
 }
 
 // tempDir is not t.TempDir, which other users cannot enter.
-func tempDir(t testing.TB) string {
+func tempDir(t testing.TB, parent string) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "pgtender-lab-")
+	dir, err := os.MkdirTemp(parent, "pgtender-lab-")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -82,6 +82,30 @@ func (c *Cluster) WaitStreaming(ctx context.Context, n int) error {
 	})
 }
 
+// waitKnown waits until the DCS has every member's timeline, which a member writes
+// there once in each round of its loop.
+func (c *Cluster) waitKnown(ctx context.Context) error {
+	return poll(ctx, "every member's timeline in the DCS", func(ctx context.Context) error {
+		if err := c.lost(); err != nil {
+			return err
+		}
+		members, err := c.Members(ctx)
+		if err != nil {
+			return err
+		}
+		known := 0
+		for _, m := range members {
+			if m.Timeline != 0 {
+				known++
+			}
+		}
+		if known < len(c.Nodes) {
+			return fmt.Errorf("%d of %d are known: %+v", known, len(c.Nodes), members)
+		}
+		return nil
+	})
+}
+
 // lost reports a cluster none of whose started nodes is left: waiting is in vain.
 func (c *Cluster) lost() error {
 	var ended []error
