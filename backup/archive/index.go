@@ -13,8 +13,9 @@ import (
 
 // IndexGroup makes the index of a group of an incarnation if all its segments
 // are archived, and reports whether it did. That they are not, or not fit for
-// an index (see repo.WALIndex), is said by reason and no error.
-func IndexGroup(ctx context.Context, r *repo.Repo, i repo.Incarnation, size pg.SegmentSize, group uint64) (made bool, reason string, err error) {
+// an index (see repo.WALIndex), is said by reason and no error. What known remembers is
+// not read; nil: everything is.
+func IndexGroup(ctx context.Context, r *repo.Repo, i repo.Incarnation, size pg.SegmentSize, group uint64, known *Recent) (made bool, reason string, err error) {
 	first, last := pg.SegmentNumber(group*repo.GroupSegments), pg.SegmentNumber(group*repo.GroupSegments+repo.GroupSegments-1)
 	archived := make(map[pg.SegmentNumber]repo.WALObject)
 	lowest := last + 1
@@ -48,7 +49,7 @@ func IndexGroup(ctx context.Context, r *repo.Repo, i repo.Incarnation, size pg.S
 	if lowest != firstOfGroup(begins, first) {
 		return false, fmt.Sprintf("segment %d is the first that is archived", lowest), nil
 	}
-	p, unfit, err := joinGroup(ctx, r, objects)
+	p, unfit, err := joinGroup(ctx, r, objects, known)
 	if err != nil || unfit != nil {
 		if err == nil {
 			reason = unfit.Error()
@@ -81,14 +82,14 @@ const indexWait = 30 * time.Second
 // sake of segments that came late.
 func (p *pusher) index(ctx context.Context, h *repo.WALHeader) {
 	const lastOnes, middle = repo.GroupSegments - 8, repo.GroupSegments / 2
-	group, place := repo.GroupOf(h.Segment), uint64(h.Segment)%repo.GroupSegments
+	g, place := group{h.Incarnation, repo.GroupOf(h.Segment)}, uint64(h.Segment)%repo.GroupSegments
 	switch {
 	case h.Flags&repo.WALPartial != 0:
 		return
 	case place >= lastOnes:
-	case place == middle && group > 0:
-		group--
-		if has, err := p.repo.HasWALIndex(ctx, h.Incarnation, group); has || err != nil {
+	case place == middle && g.number > 0:
+		g.number--
+		if has, err := p.repo.HasWALIndex(ctx, g.incarnation, g.number); has || err != nil {
 			return
 		}
 	default:
@@ -96,13 +97,16 @@ func (p *pusher) index(ctx context.Context, h *repo.WALHeader) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, indexWait)
 	defer cancel()
-	made, reason, err := IndexGroup(ctx, p.repo, h.Incarnation, h.SegmentSize, group)
-	switch {
-	case err != nil:
-		p.log.WarnContext(ctx, "index of archived WAL could not be made; it is made when it is needed", "segment", h.Name().String(), "error", err)
-	case made:
-		p.log.InfoContext(ctx, "index of archived WAL made", "timeline", h.Incarnation.String(), "group", fmt.Sprintf("%014X", group))
-	default:
-		p.log.DebugContext(ctx, "no index of archived WAL yet", "timeline", h.Incarnation.String(), "reason", reason)
-	}
+	p.opts.Recent.oneByOne(g, func() bool {
+		made, reason, err := IndexGroup(ctx, p.repo, g.incarnation, h.SegmentSize, g.number, p.opts.Recent)
+		switch {
+		case err != nil:
+			p.log.WarnContext(ctx, "index of archived WAL could not be made; it is made when it is needed", "segment", h.Name().String(), "error", err)
+		case made:
+			p.log.InfoContext(ctx, "index of archived WAL made", "timeline", g.incarnation.String(), "group", fmt.Sprintf("%014X", g.number))
+		default:
+			p.log.DebugContext(ctx, "no index of archived WAL yet", "timeline", g.incarnation.String(), "reason", reason)
+		}
+		return made
+	})
 }

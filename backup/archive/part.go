@@ -35,16 +35,20 @@ type segmentPart struct {
 	err    error // fs.ErrNotExist, repo.ErrCorrupt, or the header tells nothing
 }
 
-// readSegments reads headers, maps and carries of listed segments, in order.
-// The error is one that says nothing about the segments.
-func readSegments(ctx context.Context, r *repo.Repo, objects []repo.WALObject) ([]segmentPart, error) {
+// readSegments reads headers, maps and carries of listed segments, in order, unless
+// they are remembered. The error is one that says nothing about the segments.
+func readSegments(ctx context.Context, r *repo.Repo, objects []repo.WALObject, known *Recent) ([]segmentPart, error) {
 	out := make([]segmentPart, len(objects))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(segmentWorkers)
 	for i, o := range objects {
 		g.Go(func() error {
 			out[i].object = o
-			meta, err := r.ReadWALMeta(gctx, o.Object.Key, o.Object.Size)
+			meta, ok := known.meta(o)
+			var err error
+			if !ok {
+				meta, err = r.ReadWALMeta(gctx, o.Object.Key, o.Object.Size)
+			}
 			if err == nil {
 				out[i].part, err = newPart(meta)
 			}
@@ -113,11 +117,11 @@ const batch = 32
 // joinGroup makes one part of the segments of a group. unfit says why they
 // cannot be described by an index: a segment is damaged or was not read, they
 // are not one log, or changes are not known.
-func joinGroup(ctx context.Context, r *repo.Repo, objects []repo.WALObject) (out part, unfit, err error) {
+func joinGroup(ctx context.Context, r *repo.Repo, objects []repo.WALObject, known *Recent) (out part, unfit, err error) {
 	var chain wal.Chain
 	out.changes = new(wal.BlockMap)
 	for some := range slices.Chunk(objects, batch) {
-		segments, err := readSegments(ctx, r, some)
+		segments, err := readSegments(ctx, r, some, known)
 		if err != nil {
 			return part{}, nil, err
 		}

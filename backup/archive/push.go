@@ -81,6 +81,9 @@ type PushOptions struct {
 	// Pacer decides how hard the segment is compressed, and learns what it took;
 	// nil: as the repository is set.
 	Pacer *Pacer
+	// Recent remembers what was archived, for the index of a group; nil: it is read
+	// back from the repository.
+	Recent *Recent
 	// BackfillBudget bounds the time that the push of a history file may spend
 	// on WAL of the timelines before, see [Backfill]; 0 means two minutes. If it
 	// does not suffice the push is an error, and its repetition goes on.

@@ -63,7 +63,7 @@ func pushBatch(ctx context.Context, r *repo.Repo, opts PushOptions, behind []str
 		limit = defaultAheadTime
 	}
 	until := time.Now().Add(limit)
-	opts.Pacer = new(Pacer)
+	opts.Pacer, opts.Recent = new(Pacer), new(Recent)
 	opts.Pacer.Look(opts.walDir(), filepath.Base(opts.Path))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -47,6 +47,7 @@ func (p *pusher) segment(ctx context.Context, name repo.WALName) (PushResult, er
 	result, err := p.put(ctx, d)
 	if err == nil && result.Outcome == Stored {
 		p.opts.Pacer.took(encoded.Sub(begun), time.Since(encoded))
+		p.opts.Recent.add(result.Key, d.WALMeta)
 	}
 	if err == nil && result.Outcome != AlreadyArchived {
 		p.index(ctx, &d.Header)

@@ -1,16 +1,21 @@
 package archive_test
 
 import (
+	"bytes"
 	"context"
+	"io"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/pgtender/pgtender/backup/archive"
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/backup/repo/repotest"
+	"github.com/pgtender/pgtender/backup/storage"
 	"github.com/pgtender/pgtender/backup/storage/meter"
 	"github.com/pgtender/pgtender/internal/pg"
 )
@@ -143,4 +148,98 @@ func TestADifferentSegmentIsNotConfirmed(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestWhatAnIndexCosts: segments that are archived side by side by one process complete
+// a group; what was stored with them is not read back, and one index is made of it.
+func TestWhatAnIndexCosts(t *testing.T) {
+	dir := t.TempDir()
+	h, _, _ := wrote(t, dir)
+	_, store := repotest.New(t)
+	count := meter.New(store)
+	r := repo.Open(count, repotest.Cluster, repo.Options{})
+	var recent archive.Recent
+	archived := func(first, last pg.SegmentNumber) meter.Counts {
+		t.Helper()
+		before := count.Counts()
+		var g errgroup.Group
+		for n := first; n <= last; n++ {
+			g.Go(func() error {
+				_, err := archive.Push(t.Context(), r, archive.PushOptions{Path: pathOf(dir, h, n), Recent: &recent})
+				return err
+			})
+		}
+		if err := g.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		return count.Counts().Sub(before)
+	}
+	push(t, r, dir+"/00000002.history")
+	if c := archived(250, 254); c.Put != 5 || c.Get != 0 { // 255 is what the group lacks
+		t.Errorf("segments before the last: %+v", c)
+	}
+	for range 2 { // the second time they are there
+		c := archived(255, 255)
+		if c.Put > 2 || c.List > 1 || c.BytesDown > 1000 {
+			t.Errorf("the last segment and the index: %+v", c)
+		}
+	}
+	whole := r.WALIndexKey(repo.IncarnationOf(h), 0)
+	made, err := storage.ReadAll(t.Context(), store, whole, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	// Read back, it is the same.
+	if err := store.Delete(t.Context(), whole); err != nil {
+		t.Fatal(err)
+	}
+	verify(t, r, h, false)
+	again, err := storage.ReadAll(t.Context(), store, whole, 1<<20)
+	if err != nil || !bytes.Equal(made, again) {
+		t.Errorf("an index of %d bytes was made of what is remembered, of what is stored one of %d (%v)", len(made), len(again), err)
+	}
+}
+
+// TestWhoeverIsLastMakesTheIndex, and nobody else, where segments that complete a group
+// are stored at the same time.
+func TestWhoeverIsLastMakesTheIndex(t *testing.T) {
+	dir := t.TempDir()
+	h, _, _ := wrote(t, dir)
+	_, store := repotest.New(t)
+	together := &meeting{Store: store, n: 6, met: make(chan struct{})}
+	count := meter.New(together)
+	r := repo.Open(count, repotest.Cluster, repo.Options{})
+	push(t, repo.Open(store, repotest.Cluster, repo.Options{}), dir+"/00000002.history")
+	var recent archive.Recent
+	var g errgroup.Group
+	for n := pg.SegmentNumber(250); n <= 255; n++ {
+		g.Go(func() error {
+			_, err := archive.Push(t.Context(), r, archive.PushOptions{Path: pathOf(dir, h, n), Recent: &recent})
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if c := count.Counts(); c.Put != 7 || c.List != 1 {
+		t.Errorf("six segments and an index: %+v", c)
+	}
+}
+
+// meeting is a store in which n objects are put before any put returns.
+type meeting struct {
+	storage.Store
+	n   int32
+	put atomic.Int32
+	met chan struct{}
+}
+
+func (m *meeting) Put(ctx context.Context, key string, r io.ReaderAt, size int64, o storage.PutOptions) error {
+	err := m.Store.Put(ctx, key, r, size, o)
+	if m.put.Add(1) == m.n {
+		close(m.met)
+	}
+	<-m.met
+	return err
 }

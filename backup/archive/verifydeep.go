@@ -67,7 +67,7 @@ func (v *Verified) compareIndex(ctx context.Context, w *walk, p *part, objects m
 	for n := p.first(); n <= p.last(); n++ {
 		list = append(list, objects[n])
 	}
-	anew, unfit, err := joinGroup(ctx, w.repo, list)
+	anew, unfit, err := joinGroup(ctx, w.repo, list, nil)
 	if err != nil {
 		return err
 	}

@@ -163,7 +163,7 @@ func (w *walk) read(ctx context.Context, s stretch, objects []repo.WALObject, yi
 			return err
 		}
 		stale = unfit
-		if p, unfit, err = joinGroup(ctx, w.repo, objects); err != nil {
+		if p, unfit, err = joinGroup(ctx, w.repo, objects, nil); err != nil {
 			return err
 		}
 		if unfit == nil {
@@ -181,7 +181,7 @@ func (w *walk) read(ctx context.Context, s stretch, objects []repo.WALObject, yi
 		}
 	}
 	for some := range slices.Chunk(objects, batch) {
-		segments, err := readSegments(ctx, w.repo, some)
+		segments, err := readSegments(ctx, w.repo, some, nil)
 		if err != nil {
 			return err
 		}

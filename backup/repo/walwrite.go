@@ -15,8 +15,8 @@ import (
 // WALData is an encoded WAL object, ready to be put any number of times until it
 // is closed.
 type WALData struct {
-	Header WALHeader // complete
-	object *joined
+	WALMeta // complete
+	object  *joined
 
 	mu     sync.RWMutex
 	chunks *spool
@@ -123,7 +123,7 @@ func (in *WALIntake) encode(h WALHeader, blockMap, carry []byte) (*WALData, erro
 	head = append(head, table...)
 	copy(head, h.encode())
 	return &WALData{
-		Header: h, object: join(section{bytes.NewReader(head), int64(len(head))}, section{chunks, chunks.size}),
+		WALMeta: WALMeta{Header: h, BlockMap: blockMap, Carry: carry}, object: join(section{bytes.NewReader(head), int64(len(head))}, section{chunks, chunks.size}),
 		chunks: chunks, memory: in.giveOn(),
 	}, nil
 }

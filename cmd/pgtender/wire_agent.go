@@ -68,6 +68,7 @@ type shared struct {
 	repo    atomic.Pointer[repo.Repo]
 	checked atomic.Pointer[time.Time] // when the owner's check last passed
 	pacer   archive.Pacer
+	recent  archive.Recent
 }
 
 // renewAge is how old what is known of Patroni's configuration may be.
@@ -118,7 +119,7 @@ func (s *shared) archive(ctx context.Context, path string, how agent.How) (archi
 		return archive.PushResult{}, err
 	}
 	opts := archive.PushOptions{
-		Path: path, Assist: true, Expected: how.Expected, Pacer: &s.pacer, Log: s.node.log,
+		Path: path, Assist: true, Expected: how.Expected, Pacer: &s.pacer, Recent: &s.recent, Log: s.node.log,
 		CheckOwner: func(ctx context.Context) error { return s.checkOwner(ctx, r) },
 	}
 	if !how.Late {
