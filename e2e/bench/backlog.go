@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -68,13 +67,6 @@ func (x *member) wait() error {
 		}
 	}
 	return nil
-}
-
-// archiver is a job that does what PostgreSQL's archiver does: one command after
-// the other, each through a shell, and then the file's mark.
-func (x *member) archiver(command string) job {
-	const loop = `cd "$0" && for f in $2; do /bin/sh -c "$1 pg_wal/$f" >/dev/null || exit 1; mv pg_wal/archive_status/$f.ready pg_wal/archive_status/$f.done; done`
-	return job{argv: []string{"/bin/sh", "-c", loop, x.dir, command, strings.Join(x.segments, " ")}}
 }
 
 // way is one way to archive or to fetch.
@@ -143,16 +135,17 @@ func (c *comparison) backlogBy(ctx context.Context, round int, x *member, prepar
 	if err := c.mkdir(dir, 0o755); err != nil {
 		return err
 	}
-	folder := filepath.Base(dir)
+	folder, stored := filepath.Base(dir), dir
 	if far != nil {
-		defer os.RemoveAll(far.stored(folder))
+		stored = far.stored(folder)
+		defer os.RemoveAll(stored)
 	}
 	w, err := prepare(ctx, folder, x, far)
 	if err != nil {
 		return err
 	}
 	c.say("round %d: a backlog of %d segments by %s", round+1, len(x.segments), w.name)
-	if err := c.drain(ctx, round, x, w, far); err != nil {
+	if err := c.drain(ctx, round, x, w, far, stored); err != nil {
 		return fmt.Errorf("a backlog by %s: %w", w.name, err)
 	}
 	return nil
@@ -197,9 +190,13 @@ func copier(_ context.Context, folder string, x *member, _ *remote) (way, error)
 	return way{name: "cp", command: "/bin/cp -t " + x.m.path(folder)}, nil
 }
 
-// drain measures one way.
-func (c *comparison) drain(ctx context.Context, round int, x *member, w way, far *remote) error {
+// drain measures one way, which stores all below a folder.
+func (c *comparison) drain(ctx context.Context, round int, x *member, w way, far *remote, folder string) error {
 	if err := x.wait(); err != nil {
+		return err
+	}
+	archive, err := x.archiver(w.command)
+	if err != nil {
 		return err
 	}
 	if err := settleDisk(false); err != nil {
@@ -213,17 +210,21 @@ func (c *comparison) drain(ctx context.Context, round int, x *member, w way, far
 	if far != nil {
 		kind, before = farBacklog, far.requests.Load()
 	}
-	u, err := c.measure(ctx, x.archiver(w.command))
+	u, err := c.measure(ctx, archive)
 	u.cpu += end()
 	if err != nil {
 		return err
 	}
+	stored, err := size(folder, nil)
+	if err != nil {
+		return err
+	}
 	n := time.Duration(len(x.segments))
-	u.wall, u.cpu = u.wall/n, u.cpu/n
+	u.wall, u.cpu = u.archivingTook()/n, u.cpu/n
 	if far != nil {
 		u.asked = float64(far.requests.Load()-before) / float64(n)
 	}
-	c.report.add(round, w.name, kind, u)
+	c.report.keep(round, w.name, kind, figures(u, 0, 0, stored/int64(n)))
 	return nil
 }
 

@@ -17,9 +17,9 @@ import (
 	"github.com/pgtender/pgtender/internal/servertest"
 )
 
-// TestMain lets the test program be the member that the bench starts.
+// TestMain lets the test program be what the bench starts itself as.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == asCatchup {
+	if len(os.Args) > 1 && roles[os.Args[1]] != nil {
 		os.Exit(start(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 	}
 	os.Exit(m.Run())
@@ -291,5 +291,60 @@ func TestPagesOfARelationAreReadFromItsFiles(t *testing.T) {
 	}
 	if _, err := readBlocks(path, []int64{4}); err == nil {
 		t.Error("a page past the end was read")
+	}
+}
+
+// TestTheArchiver archives in order, marks what is archived, and does not end before
+// what a command left behind.
+func TestTheArchiver(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	status := filepath.Join(dir, "pg_wal", "archive_status")
+	if err := os.MkdirAll(status, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	a := archiver{Dir: dir, Segments: []string{"A", "B", "C"}}
+	for _, s := range a.Segments {
+		if err := os.WriteFile(filepath.Join(status, s+".ready"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	archive := func(command string) (string, error) {
+		a.Command = command
+		options, err := json.Marshal(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.CommandContext(t.Context(), self, asArchiver, string(options)).Output()
+		return string(out), err
+	}
+	marks := func() string {
+		names, err := filepath.Glob(filepath.Join(status, "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range names {
+			names[i] = filepath.Base(names[i])
+		}
+		return strings.Join(names, " ")
+	}
+	if out, err := archive("test pg_wal/B !="); err == nil || strings.Contains(out, archiverEnds) || marks() != "A.done B.ready C.ready" {
+		t.Errorf("a command that fails: %v, %q, marks %s", err, out, marks())
+	}
+	a.Segments = a.Segments[1:]
+	// The one in the background ends once the archiver has said that all is archived.
+	out, err := archive("(while [ -e pg_wal/archive_status/C.ready ]; do sleep 0.01; done; sleep 0.1; echo late >>log) </dev/null >/dev/null 2>&1 & echo >>log")
+	log, readErr := os.ReadFile(filepath.Join(dir, "log"))
+	if err := errors.Join(err, readErr); err != nil {
+		t.Fatal(err)
+	}
+	if want := "pg_wal/B\npg_wal/C\nlate\nlate\n"; string(log) != want || marks() != "A.done B.done C.done" {
+		t.Errorf("archived %q, want %q; marks %s", log, want, marks())
+	}
+	if want := archiverBegins + "\n" + archiverEnds + "\n"; out != want {
+		t.Errorf("it says %q, want %q", out, want)
 	}
 }

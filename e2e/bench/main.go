@@ -50,12 +50,19 @@ func main() {
 	os.Exit(code)
 }
 
-// start is the bench, or the member that it starts itself as.
+// roles are what the bench starts itself as, by the first argument; the second one
+// has the options.
+var roles = map[string]func(ctx context.Context, options string, out io.Writer) error{
+	asCatchup:  runCatchup,
+	asArchiver: runArchiver,
+}
+
+// start is the bench, or what it starts itself as.
 func start(ctx context.Context, args []string, out, errOut io.Writer) int {
-	if len(args) != 2 || args[0] != asCatchup {
+	if len(args) != 2 || roles[args[0]] == nil {
 		return run(ctx, args, out, errOut)
 	}
-	if err := runCatchup(ctx, args[1], out); err != nil {
+	if err := roles[args[0]](ctx, args[1], out); err != nil {
 		fmt.Fprintln(errOut, err)
 		return 1
 	}

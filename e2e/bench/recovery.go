@@ -117,8 +117,11 @@ func (c *comparison) fetching(ctx context.Context, agent bool, tools []tool, dir
 		if err := x.wait(); err != nil {
 			return way{}, err
 		}
-		push := x.archiver(fmt.Sprintf("%s --config %s --log-level warn archive-push", t.program, config))
-		if _, err := c.output(ctx, push.argv...); err != nil {
+		push, err := x.archiver(fmt.Sprintf("%s --config %s --log-level warn archive-push", t.program, config))
+		if err == nil {
+			_, err = c.output(ctx, push.argv...)
+		}
+		if err != nil {
 			return way{}, err
 		}
 		if config, err = t.memberConfig(repository, dir, nil); err != nil {

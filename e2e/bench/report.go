@@ -230,17 +230,19 @@ func (r *Report) writeTable(w io.Writer) error {
 			return err
 		}
 	}
-	for _, job := range []string{"push", "push again", "backlog"} {
+	for _, job := range []string{"push", "push again"} {
 		if err := r.writeJob(w, job, "WAL segment\tms\tCPU ms\tpeak MB\t", func(f Figures) string {
 			return fmt.Sprintf("%.0f\t%.0f\t%.0f\t", f.Wall*1e3, f.CPU*1e3, float64(f.RSS)/1e6)
 		}); err != nil {
 			return err
 		}
 	}
-	if err := r.writeJob(w, farBacklog, "WAL segment\tms\tCPU ms\tpeak MB\trequests\t", func(f Figures) string {
-		return fmt.Sprintf("%.0f\t%.0f\t%.0f\t%.1f\t", f.Wall*1e3, f.CPU*1e3, float64(f.RSS)/1e6, f.Requests)
-	}); err != nil {
-		return err
+	for _, job := range []string{"backlog", farBacklog} {
+		if err := r.writeJob(w, job, "WAL segment\tms\tCPU ms\tpeak MB\tstored MB\trequests\t", func(f Figures) string {
+			return fmt.Sprintf("%.1f\t%.1f\t%.0f\t%.2f\t%.1f\t", f.Wall*1e3, f.CPU*1e3, float64(f.RSS)/1e6, float64(f.Stored)/1e6, f.Requests)
+		}); err != nil {
+			return err
+		}
 	}
 	for _, k := range comebacks {
 		if err := r.writeJob(w, k.name, "job\twall s\tCPU s\tserver CPU\tpeak MB\tread MB\twritten MB\tserver read MB\t", func(f Figures) string {
@@ -254,7 +256,7 @@ func (r *Report) writeTable(w io.Writer) error {
 
 // writeJob writes the table of one job, with the ratios that its columns have.
 func (r *Report) writeJob(w io.Writer, job, head string, row func(Figures) string) error {
-	stored := job == "backup" || job == "incremental"
+	stored := slices.Contains([]string{"backup", "incremental", "backlog", farBacklog}, job)
 	var lines strings.Builder
 	for _, s := range r.Summary {
 		if s.Job != job {
