@@ -8,7 +8,8 @@ import (
 )
 
 // Findings says what a verification found, the worst first. members are those
-// whose pg_wal may hold what is missing, for hints; nil: not known.
+// whose pg_wal may hold what is missing, for hints: none if all were asked, nil if that
+// is not known.
 func (v *Verified) Findings(members []string) []finding.Finding {
 	var out []finding.Finding
 	add := func(severity finding.Severity, hint, format string, args ...any) {
@@ -71,6 +72,8 @@ func (f *FaultSpan) hint(members []string) string {
 		where = "pg_wal of " + strings.Join(f.HeldBy, ", ") + ", where files of that name are now"
 	case len(members) > 0:
 		where = "pg_wal of " + strings.Join(members, ", ")
+	case members != nil:
+		where = "old disks and copies, for no member's pg_wal has it"
 	}
 	const otherwise = "; if nobody has it, take a full backup now, since no older one can be recovered past here"
 	switch f.Kind {

@@ -55,7 +55,7 @@ func (a *app) agentStatusCmd() *cobra.Command {
 
 JSON keys: pid, version, fingerprint, started, wal_dir, current (it runs with the
 present configuration), push (archived, answered, failed, error, last), keeper
-(slot, since, held, held_bytes, lapsed, missing, late, assisted, role, why, error, at).`,
+(slot, since, held, held_bytes, lapsed, lapsed_from, lapsed_to, missing, late, assisted, role, why, error, at).`,
 		Example: "  pgtender agent status --json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -104,6 +104,9 @@ func (a *app) printAgent(s agent.Status, current bool) {
 		fmt.Fprintf(w, "held\tnothing, since %s\n", clock(k.Since))
 	default:
 		fmt.Fprintf(w, "held\tfrom %s on (%s) by slot %s, since %s\n", k.Held, size(k.HeldSize), k.Slot, clock(k.Since))
+	}
+	if k.Lapsed {
+		fmt.Fprintf(w, "not held\tfrom %s to %s, not all of which is known to be archived\n", k.From, k.To)
 	}
 	if k.Error != "" {
 		fmt.Fprintf(w, "trouble\t%s\n", strings.ReplaceAll(k.Error, "\n\t", " ")) // a server may have several addresses

@@ -71,6 +71,8 @@ func judgeHolding(all []holding, status *archive.Status) []finding.Finding {
 		case h.slot == "" && !h.always:
 			j.add(finding.Warning, "run pgtender agent on "+h.member+", or set archive_mode to always",
 				"nothing makes %s keep WAL until it is archived: if the leader is lost with WAL that it had not archived, a hole may remain", h.member)
+		case !h.always && status == nil:
+			j.add(finding.Info, "", "%s keeps WAL from %s on; whether all before that is archived cannot be seen", h.member, h.from)
 		case !h.always && h.lacks(status):
 			next, _ := status.Next()
 			j.add(finding.Warning, "see that archiving works; what "+h.member+" still has its agent archives, where it can",
@@ -89,9 +91,6 @@ func judgeHolding(all []holding, status *archive.Status) []finding.Finding {
 // lacks reports whether there is WAL that is neither archived nor held by the slot:
 // it was made late, or had to let go.
 func (h *holding) lacks(status *archive.Status) bool {
-	if status == nil {
-		return false
-	}
 	next, ok := status.Next()
 	return ok && status.SegmentSize.SegmentOf(h.from) > next.Number
 }

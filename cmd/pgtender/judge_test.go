@@ -145,8 +145,11 @@ func TestMembersAreJudged(t *testing.T) {
 
 func TestReplicasThatMayLoseWALAreNamed(t *testing.T) {
 	held, always := holding{member: "pg2", slot: "pgtender_hold_7"}, holding{member: "pg3", always: true}
-	wantFinding(t, judgeHolding([]holding{held, always}, nil), finding.OK, "every replica keeps WAL")
-	found := judgeHolding([]holding{held, {member: "pg3"}}, nil)
+	wantFinding(t, judgeHolding([]holding{held, always}, new(archive.Status)), finding.OK, "every replica keeps WAL")
+	if found := judgeHolding([]holding{held, always}, nil); len(found) != 1 || found[0].Severity != finding.Info {
+		t.Errorf("where the archive cannot be seen: %v", found)
+	}
+	found := judgeHolding([]holding{held, {member: "pg3"}}, new(archive.Status))
 	wantFinding(t, found, finding.Warning, "nothing makes pg3 keep WAL")
 	if len(found) != 1 {
 		t.Errorf("findings %v", found)

@@ -27,12 +27,13 @@ func neededFrom(backups []backup.Summary, h pg.History) (from pg.LSN) {
 // maxAsked is how many segments members are asked for.
 const maxAsked = 10_000
 
-// askMembers notes of each fault which members' pg_wal holds segments of it. A
-// member that cannot be asked may hold them all the same.
-func (n *node) askMembers(ctx context.Context, v *archive.Verified, members []patroni.Member) {
+// askMembers notes of each fault which members' pg_wal holds segments of it, and
+// gives those that have none. A member that cannot be asked may hold them all the
+// same.
+func (n *node) askMembers(ctx context.Context, v *archive.Verified, members []patroni.Member) (without []string) {
 	names := faultySegments(v)
 	if len(names) == 0 {
-		return
+		return nil
 	}
 	for _, m := range members {
 		if m.Host == "" {
@@ -44,7 +45,11 @@ func (n *node) askMembers(ctx context.Context, v *archive.Verified, members []pa
 			continue
 		}
 		noteHolder(v, m.Name, there)
+		if len(there) == 0 && len(names) < maxAsked {
+			without = append(without, m.Name)
+		}
 	}
+	return without
 }
 
 // faultySegments names the segments that a sound copy is looked for.

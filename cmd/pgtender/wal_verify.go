@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -129,8 +130,8 @@ func (n *node) walVerify(ctx context.Context, i repo.Incarnation, deep bool) (wa
 		if c, err := n.cluster(ctx); err == nil {
 			members = c.Members
 		}
-		n.askMembers(ctx, &v, members)
-		out.Members = mayHoldWAL(ctx, r, members, backups)
+		without := n.askMembers(ctx, &v, members)
+		out.Members = slices.DeleteFunc(mayHoldWAL(ctx, r, members, backups), func(m string) bool { return slices.Contains(without, m) })
 	}
 	for i := range v.Faults {
 		f := &v.Faults[i]

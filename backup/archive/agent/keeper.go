@@ -41,7 +41,9 @@ type Keeper struct {
 	conn     *server.Conn
 	holder   *holder        // nil: there is no slot
 	good     time.Time      // of the last look that saw how things stand
-	held     pg.LSN         // where the holder's slot stands
+	held     pg.LSN         // where the holder's slot stands, or the last one's stood
+	before   pg.LSN         // where the last holder's stood, until gap knows of it
+	gap      gap            // that no slot holds
 	of       repo.ClusterID // whose WAL archived and again are about
 	along    pg.History     // and of which history
 	archived map[pg.Segment]bool
@@ -50,6 +52,28 @@ type Keeper struct {
 
 	mu     sync.Mutex
 	status KeeperStatus
+}
+
+// gap is WAL that the slot let go, or that was held when the slot before it ended,
+// until it is known to be archived.
+type gap struct{ from, to pg.LSN }
+
+// add extends the gap by what is no longer held.
+func (g *gap) add(from, to pg.LSN, size pg.SegmentSize) {
+	if size.SegmentOf(from) >= size.SegmentOf(to) {
+		return // the server keeps whole segments
+	}
+	if g.to == 0 {
+		g.from = from
+	}
+	g.to = max(g.to, to)
+}
+
+// archived takes away what the archive has, which goes up to until.
+func (g *gap) archived(until pg.LSN, size pg.SegmentSize) {
+	if g.from = max(g.from, until); g.from >= size.Start(size.SegmentOf(g.to)) {
+		*g = gap{}
+	}
 }
 
 type retry struct {
@@ -64,7 +88,9 @@ type KeeperStatus struct {
 	Since    time.Time `json:"since"`          // when it began to be held, or not to be
 	Held     pg.LSN    `json:"held"`
 	HeldSize int64     `json:"held_bytes"`
-	Lapsed   bool      `json:"lapsed"` // unarchived WAL was let go, see [Decision]
+	Lapsed   bool      `json:"lapsed"` // WAL is not held that is not known to be archived: from ... to ...
+	From     pg.LSN    `json:"lapsed_from"`
+	To       pg.LSN    `json:"lapsed_to"`
 	Missing  int       `json:"missing"`
 	Late     int       `json:"late"`
 	Assisted int64     `json:"assisted"` // segments archived from here because they were late
@@ -138,7 +164,9 @@ func (k *Keeper) fail(ctx context.Context, err error) {
 	}
 	k.show(func(s *KeeperStatus) {
 		s.Error, s.At = err.Error(), time.Now()
-		s.Slot, s.Held = k.holder.slot(), k.held
+		if s.Slot = k.holder.slot(); s.Slot == "" {
+			s.Held, s.HeldSize = 0, 0
+		}
 	})
 }
 
@@ -163,7 +191,7 @@ func (k *Keeper) release() {
 	if k.holder != nil {
 		k.holder.close() // the slot ends with it
 	}
-	k.holder, k.held = nil, 0
+	k.holder = nil
 }
 
 // blind is called when a look could not see how things stand. The slot stays for a
@@ -198,10 +226,15 @@ func (k *Keeper) look(ctx context.Context) error {
 	k.good = f.Now
 	d := Decide(f)
 	if k.holder != nil && d.Hold > k.held {
-		if k.held, err = k.holder.advance(limited, d.Hold); err != nil {
+		at, err := k.holder.advance(limited, d.Hold)
+		if err != nil {
 			k.release()
 			return err
 		}
+		if d.Lapsed {
+			k.gap.add(k.held, at, f.Size)
+		}
+		k.held = at
 	}
 	late := k.due(f.Now, d.Push)
 	k.tell(ctx, &f, &d)
@@ -238,7 +271,7 @@ func (k *Keeper) hold(ctx context.Context) (err error) {
 		conn.Close()
 		return err
 	}
-	k.holder, k.held, k.good = h, at, time.Now()
+	k.holder, k.before, k.held, k.good = h, k.held, at, time.Now()
 	k.log().InfoContext(ctx, "WAL is held until it is archived", "slot", h.name, "lsn", k.held)
 	return nil
 }
@@ -278,6 +311,10 @@ func (k *Keeper) facts(ctx context.Context) (Facts, error) {
 	if pos.InRecovery {
 		f.End, f.Movable = max(pos.Receive, pos.Replay), pos.Replay
 	}
+	if k.before != 0 {
+		k.gap.add(k.before, k.held, f.Size)
+		k.before = 0
+	}
 	t, err := k.timeline(ctx, info.Timeline)
 	if err != nil {
 		return Facts{}, err
@@ -291,6 +328,9 @@ func (k *Keeper) facts(ctx context.Context) (Facts, error) {
 // remember forgets what is known of other WAL: a segment of the same name is
 // another one in another cluster, and in another incarnation of its timeline.
 func (k *Keeper) remember(of repo.ClusterID, along pg.History) {
+	if k.of != of {
+		k.gap = gap{}
+	}
 	if k.archived == nil || k.of != of || !k.along.Equal(along) {
 		k.of, k.along = of, along
 		k.archived, k.again = map[pg.Segment]bool{}, map[pg.Segment]retry{}
@@ -324,6 +364,13 @@ func (k *Keeper) missing(ctx context.Context, id pg.SystemID, t pg.Timeline, f *
 		return nil, err
 	}
 	k.remember(r.Cluster(), h)
+	if k.gap.to != 0 {
+		cover, err := archive.Coverage(ctx, r, h, f.Size, k.gap.from)
+		if err != nil {
+			return nil, err
+		}
+		k.gap.archived(cover.Until, f.Size)
+	}
 	return archive.Unarchived(ctx, r, h, f.Size, k.WALDir, f.End, k.archived)
 }
 
@@ -386,8 +433,8 @@ func (k *Keeper) tell(ctx context.Context, f *Facts, d *Decision) {
 	}
 	k.show(func(s *KeeperStatus) {
 		*s = KeeperStatus{
-			Slot: k.holder.slot(), Held: k.held, HeldSize: int64(f.End - min(f.End, k.held)), Lapsed: d.Lapsed, Missing: len(f.Missing), Late: len(d.Push),
-			Assisted: s.Assisted, Why: d.Why, At: f.Now,
+			Slot: k.holder.slot(), Held: k.held, HeldSize: int64(f.End - min(f.End, k.held)), Missing: len(f.Missing), Late: len(d.Push),
+			Lapsed: k.gap.to != 0, From: k.gap.from, To: k.gap.to, Assisted: s.Assisted, Why: d.Why, At: f.Now,
 		}
 		if s.Slot == "" {
 			s.Held, s.HeldSize = 0, 0

@@ -35,3 +35,28 @@ func TestAKeeperForgetsOtherWAL(t *testing.T) {
 		k.archived[g], k.again[g] = true, retry{}
 	}
 }
+
+// TestWhatIsNotHeldIsKnownUntilItIsArchived: in segments of 16 MB, whole ones.
+func TestWhatIsNotHeldIsKnownUntilItIsArchived(t *testing.T) {
+	const size = pg.DefaultSegmentSize
+	var g gap
+	g.add(size.Start(5), size.Start(5)+1000, size)
+	if g != (gap{}) {
+		t.Errorf("within a segment: %+v", g)
+	}
+	for _, step := range []struct {
+		what string
+		do   func()
+		want gap
+	}{
+		{"a restart", func() { g.add(size.Start(5), size.Start(8)+1000, size) }, gap{size.Start(5), size.Start(8) + 1000}},
+		{"the limit is reached, too", func() { g.add(size.Start(9), size.Start(10), size) }, gap{size.Start(5), size.Start(10)}},
+		{"the archive does not go as far", func() { g.archived(size.Start(4), size) }, gap{size.Start(5), size.Start(10)}},
+		{"a part is archived", func() { g.archived(size.Start(9), size) }, gap{size.Start(9), size.Start(10)}},
+		{"all is archived", func() { g.archived(size.Start(10), size) }, gap{}},
+	} {
+		if step.do(); g != step.want {
+			t.Errorf("%s: %+v, want %+v", step.what, g, step.want)
+		}
+	}
+}

@@ -198,8 +198,13 @@ func TestAKeeperInTrouble(t *testing.T) {
 		c.Exec(t, "CREATE TABLE t AS SELECT generate_series(1, 5000)", "DROP TABLE t", "SELECT pg_switch_wal()")
 	}
 	s = run.until(t, "more than may be held", func(s agent.KeeperStatus) bool { return s.Lapsed })
-	if s.HeldSize > 3<<20 || s.Slot == "" {
+	if s.HeldSize > 3<<20 || s.Slot == "" || s.From == 0 || s.To > s.Held {
 		t.Errorf("%+v", s)
+	}
+	// What was let go is not held again, however little is written now.
+	last := time.Now()
+	if s = run.until(t, "another look", func(s agent.KeeperStatus) bool { return s.At.After(last) && s.Error != "" }); !s.Lapsed {
+		t.Errorf("forgotten: %+v", s)
 	}
 	// The server goes away and comes back: so does the slot.
 	c.Restart(t)
@@ -280,6 +285,36 @@ func TestAnErrorDoesNotLoseTheSlot(t *testing.T) {
 	if after := c.Query(t, holder); len(after) != 1 || after[0][0] != before {
 		t.Errorf("the slot was held by session %s, now %v", before, after)
 	}
+}
+
+// TestWhatARestartLetGoIsArchivedAtOnce: the slot that is made after a restart begins
+// at the last restartpoint. What lies before that, and the leader has not archived,
+// is the server's to remove from then on.
+func TestWhatARestartLetGoIsArchivedAtOnce(t *testing.T) {
+	config := map[string]string{"archive_mode": "on", "archive_command": "/bin/false", "wal_keep_size": "0", "min_wal_size": "2MB", "max_wal_size": "4MB"}
+	primary := pgtest.New(t, pgtest.Options{WALSegSize: 1, Config: config})
+	standby := pgtest.StandbyOf(t, primary, pgtest.Options{Config: config})
+	id, err := pg.ParseSystemID(primary.Value(t, "SELECT system_identifier FROM pg_control_system()"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := mem.New()
+	r := repo.Open(store, repo.ClusterID{Scope: "demo", SystemID: id}, repo.Options{})
+	k := keep(t, standby, r, time.Hour, agent.RoleReplica)
+	k.until(t, "a slot", func(s agent.KeeperStatus) bool { return s.Slot != "" })
+	for range 4 {
+		primary.Exec(t, "CREATE TABLE t AS SELECT generate_series(1, 5000)", "DROP TABLE t", "SELECT pg_switch_wal()")
+	}
+	primary.Exec(t, "CHECKPOINT")
+	standby.CatchUp(t, primary)
+	standby.Exec(t, "CHECKPOINT") // the slot holds them all the same
+	if s := k.until(t, "segments that wait", func(s agent.KeeperStatus) bool { return s.Missing >= 4 }); s.Late != 0 || s.Lapsed {
+		t.Errorf("%+v", s)
+	}
+	standby.Restart(t)
+	k.until(t, "what is not held to be archived", func(s agent.KeeperStatus) bool { return s.Assisted >= 4 && s.Missing == 0 })
+	k.until(t, "nothing to be unheld", func(s agent.KeeperStatus) bool { return s.Slot != "" && !s.Lapsed && s.Error == "" })
+	repotest.Check(t, store)
 }
 
 // TestAKeeperKnowsThatItsSlotIsGone: the server's end ends a temporary slot. The
