@@ -150,6 +150,7 @@ func (n *node) runAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	defer spareProcessors()()
 	n.log.InfoContext(ctx, "agent runs", "socket", n.Agent.Socket, "data_dir", dir)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return daemon.Run(ctx, l) })
