@@ -450,6 +450,10 @@ func TestAFormerLeaderThatGoesOn(t *testing.T) {
 		told("long ago", finding.Info)
 		push(t, r, b.save(t, dir, 8, ""))
 		told("again", finding.Error)
+		time.Sleep(3 * time.Hour)
+		told("one that archives every few hours", finding.Error)
+		time.Sleep(2 * time.Hour)
+		told("one that has ended", finding.Info)
 	})
 }
 

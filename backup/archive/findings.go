@@ -78,18 +78,21 @@ func (s *Status) stranger(t *TimelineStatus) bool {
 		t.Segments > 0 && !t.Begun.IsZero() && s.At.Sub(t.Begun) > lateAfter
 }
 
-// lateFor is for how long late WAL of a former leader is an error. One that has
-// come back under Patroni stores what it had, and no more.
+// lateFor is for how long late WAL of a former leader is an error, at least. One that
+// has come back under Patroni stores what it had, and no more; of one that goes on and
+// seldom has a whole segment the next is waited for twice as long as for any before.
 const lateFor = time.Hour
 
 // formerLeader says that a server still writes what the cluster has left: whoever
 // is connected to it loses all that they commit.
 func (s *Status) formerLeader(t *TimelineStatus, add func(finding.Severity, string, string, ...any)) {
-	if t.Late.IsZero() || s.At.Sub(t.Late) > lateFor {
+	until := t.Late.Add(max(lateFor, 2*t.LatePause))
+	if t.Late.IsZero() || s.At.After(until) {
 		return
 	}
+	const layout = "2006-01-02 15:04:05 MST"
 	add(finding.Error,
-		"a former leader may still run and take writes, all of which are lost: look on every host for a PostgreSQL that Patroni does not have under control, and stop it; if it has come back as a replica since, or is stopped, this passes within an hour",
+		"a former leader may still run and take writes, all of which are lost: look on every host for a PostgreSQL that Patroni does not have under control, and stop it; if it has come back as a replica since, or is stopped, this passes at "+until.UTC().Format(layout),
 		"WAL of timeline %s past %s, where the cluster left it, was archived at %s, after the next timeline had begun",
-		t.Incarnation.Timeline, t.End, t.Late.UTC().Format("2006-01-02 15:04:05 MST"))
+		t.Incarnation.Timeline, t.End, t.Late.UTC().Format(layout))
 }

@@ -49,6 +49,8 @@ type TimelineStatus struct {
 	// long after the history in force had left the timeline and the segment lies
 	// past the one of the fork: then a former leader may still run. Zero: none is.
 	Late time.Time
+	// LatePause is the longest time between two of these.
+	LatePause time.Duration
 	// Partials and Conflicts are the names of .partial files, and of segments
 	// that a proved leader stored beside different ones.
 	Partials, Conflicts []string
@@ -149,13 +151,23 @@ func (s *Status) list(ctx context.Context, r *repo.Repo, opts LineageOptions) (e
 				return fmt.Errorf("list archived WAL of timeline %s: %w", i, err)
 			}
 			t.add(o)
-			if isLeft && leave.late(o) && o.Object.Modified.After(t.Late) {
-				t.Late = o.Object.Modified
+			if isLeft && leave.late(o) {
+				t.addLate(o.Object.Modified)
 			}
 		}
 		s.Timelines = append(s.Timelines, t)
 	}
 	return nil
+}
+
+// addLate notes when the next late segment was archived.
+func (t *TimelineStatus) addLate(at time.Time) {
+	if !t.Late.IsZero() {
+		t.LatePause = max(t.LatePause, at.Sub(t.Late))
+	}
+	if at.After(t.Late) {
+		t.Late = at
+	}
 }
 
 // leaving is where and when the history in force left a timeline.

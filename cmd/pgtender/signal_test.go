@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // A restore_command or archive_command that is told to stop says so by its
@@ -27,7 +28,7 @@ func TestACommandEndedByASignal(t *testing.T) {
 		}{{syscall.SIGTERM, 143}, {syscall.SIGINT, 130}, {syscall.SIGHUP, 129}, {syscall.SIGQUIT, 131}} {
 			t.Run(name+" by "+tc.signal.String(), func(t *testing.T) {
 				t.Parallel()
-				silent, err := net.Listen("tcp", "127.0.0.1:0") // takes connections, never answers
+				silent, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}) // takes connections, never answers
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -44,9 +45,13 @@ func TestACommandEndedByASignal(t *testing.T) {
 				if err := cmd.Start(); err != nil {
 					t.Fatal(err)
 				}
+				if err := silent.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+					t.Fatal(err)
+				}
 				connection, err := silent.Accept()
 				if err != nil {
-					t.Fatal(err)
+					cmd.Process.Kill()
+					t.Fatalf("it never asks the store: %v, %v\n%s", err, cmd.Wait(), &said)
 				}
 				defer connection.Close()
 				if err := cmd.Process.Signal(tc.signal); err != nil {
