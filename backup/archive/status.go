@@ -213,6 +213,11 @@ func (s *Status) readStreamed(ctx context.Context, r *repo.Repo) error {
 	return err
 }
 
+// Hole reports whether the history in force has one.
+func (s *Status) Hole() bool {
+	return slices.ContainsFunc(s.Timelines, func(t TimelineStatus) bool { return t.OnLineage && len(t.Holes) > 0 })
+}
+
 // Next gives the segment behind the last archived one of the history in force;
 // false if there is none, or no such history.
 func (s *Status) Next() (pg.Segment, bool) {

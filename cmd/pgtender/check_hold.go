@@ -82,7 +82,7 @@ func judgeHolding(all []holding, status *archive.Status) []finding.Finding {
 			good++
 		}
 	}
-	if good > 0 && good == len(all) {
+	if good > 0 && good == len(all) && (status == nil || !status.Hole()) {
 		j.add(finding.OK, "", "every replica keeps WAL until it is archived")
 	}
 	return j

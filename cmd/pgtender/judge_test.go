@@ -170,6 +170,10 @@ func TestReplicasThatMayLoseWALAreNamed(t *testing.T) {
 		t.Errorf("findings %v", found)
 	}
 	wantFinding(t, found, finding.Warning, "pg2 keeps WAL from 0/8000000 on only, and 000000010000000000000007 is not archived")
+	hole := &archive.Status{Timelines: []archive.TimelineStatus{{OnLineage: true, Holes: []archive.Span{span}}}}
+	if found := judgeHolding([]holding{always}, hole); len(found) != 0 {
+		t.Errorf("beside a hole: %v", found)
+	}
 	if found := judgeHolding(nil, nil); len(found) != 0 {
 		t.Errorf("a cluster without replicas: %v", found)
 	}

@@ -50,8 +50,11 @@ type Keeper struct {
 	again    map[pg.Segment]retry // what could not be archived from here
 	said     string               // the last thing that was logged as wrong
 
+	rescues sync.WaitGroup
+
 	mu     sync.Mutex
 	status KeeperStatus
+	only   []string // segments that nobody but the slot may keep; guarded by mu
 }
 
 // gap is WAL that the slot let go, or that was held when the slot before it ended,
@@ -127,7 +130,7 @@ func (k *Keeper) show(change func(*KeeperStatus)) {
 
 // Run looks after the WAL until ctx ends.
 func (k *Keeper) Run(ctx context.Context) {
-	defer func() { k.disconnect(); k.release() }()
+	defer func() { k.disconnect(); k.release(); k.rescues.Wait() }()
 	k.show(func(*KeeperStatus) {}) // nothing is held from now on
 	for {
 		err := k.look(ctx)
@@ -170,12 +173,35 @@ func (k *Keeper) fail(ctx context.Context, err error) {
 	})
 }
 
-// ended is called when the server has ended the slot's session.
-func (k *Keeper) ended(err error) {
+// ended is called when the server has ended the slot's session. life is Run's.
+func (k *Keeper) ended(life context.Context, err error) {
+	k.rescue(life)
 	k.log().Warn("WAL on this member is held no more until the server answers again", "error", err)
 	k.show(func(s *KeeperStatus) {
 		s.Slot, s.Held, s.HeldSize = "", 0, 0
 		s.Error, s.At = err.Error(), time.Now()
+	})
+}
+
+// rescue archives what was held and may be nowhere else: a server that shuts down
+// makes a restartpoint once its sessions are ended, and removes WAL that no slot holds
+// any more (ShutdownXLOG, xlog.c). Nobody waits for it.
+func (k *Keeper) rescue(life context.Context) {
+	k.mu.Lock()
+	names := k.only
+	k.mu.Unlock()
+	if len(names) == 0 {
+		return
+	}
+	k.rescues.Go(func() {
+		for name, err := range k.Pusher.Late(life, life, names) {
+			if err != nil {
+				k.log().WarnContext(life, "a segment that is not held any more could not be archived from this member", "file", name, "error", err)
+				continue
+			}
+			k.log().InfoContext(life, "a segment that is not held any more was archived from this member", "file", name)
+			k.show(func(s *KeeperStatus) { s.Assisted++ })
+		}
 	})
 }
 
@@ -214,7 +240,7 @@ const lookTime = 30 * time.Second
 func (k *Keeper) look(ctx context.Context) error {
 	limited, cancel := context.WithTimeoutCause(ctx, lookTime, fmt.Errorf("no answer within %s", lookTime))
 	defer cancel()
-	if err := k.hold(limited); err != nil {
+	if err := k.hold(limited, ctx); err != nil {
 		k.blind()
 		return err
 	}
@@ -244,8 +270,9 @@ func (k *Keeper) look(ctx context.Context) error {
 	return f.Unasked
 }
 
-// hold makes sure that there is a session to ask, and one with a slot.
-func (k *Keeper) hold(ctx context.Context) (err error) {
+// hold makes sure that there is a session to ask, and one with a slot, which may last
+// as long as life.
+func (k *Keeper) hold(ctx, life context.Context) (err error) {
 	if k.holder.gone() {
 		k.release()
 		k.disconnect() // the server was restarted, most likely
@@ -266,7 +293,7 @@ func (k *Keeper) hold(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	h, at, err := newHolder(ctx, conn, k.silence(), k.ended)
+	h, at, err := newHolder(ctx, conn, k.silence(), func(err error) { k.ended(life, err) })
 	if err != nil {
 		conn.Close()
 		return err
@@ -431,7 +458,14 @@ func (k *Keeper) tell(ctx context.Context, f *Facts, d *Decision) {
 	if f.Unasked == nil {
 		k.said = ""
 	}
+	var only []string
+	if f.Role != RoleLeader { // whose server keeps it
+		for _, s := range f.Missing {
+			only = append(only, s.Name(f.Size))
+		}
+	}
 	k.show(func(s *KeeperStatus) {
+		k.only = only
 		*s = KeeperStatus{
 			Slot: k.holder.slot(), Held: k.held, HeldSize: int64(f.End - min(f.End, k.held)), Missing: len(f.Missing), Late: len(d.Push),
 			Lapsed: k.gap.to != 0, From: k.gap.from, To: k.gap.to, Assisted: s.Assisted, Why: d.Why, At: f.Now,
