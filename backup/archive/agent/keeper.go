@@ -137,7 +137,7 @@ func (k *Keeper) Run(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			k.fail(ctx, err)
 		}
-		next := time.NewTimer(pause(err, k.holder != nil, k.Interval))
+		next := time.NewTimer(k.pause(err))
 		select {
 		case <-ctx.Done():
 			next.Stop()
@@ -149,14 +149,23 @@ func (k *Keeper) Run(ctx context.Context) {
 	}
 }
 
-// pause is how long to wait for the next look. While WAL is not held the server
-// may remove it, so it is asked again soon; but one that answers and refuses is not
-// pestered.
-func pause(err error, held bool, interval time.Duration) time.Duration {
-	if held || err == nil || server.SQLState(err) != "" && !server.IsUnavailable(err) {
+// pause is how long to wait for the next look after one that ended with err.
+func (k *Keeper) pause(err error) time.Duration {
+	if k.holder != nil || err == nil {
+		return k.Interval
+	}
+	return until(err, time.Since(k.Status().Since), k.Interval)
+}
+
+// until is how long to wait for the next look while WAL is not held, which the server
+// may remove: no longer than a 60th of the time for which it has not been, for a
+// restart is over soon, while one that recovers for hours logs each attempt. A server
+// that answers and refuses is not pestered.
+func until(err error, since, interval time.Duration) time.Duration {
+	if server.SQLState(err) != "" && !server.IsUnavailable(err) {
 		return interval
 	}
-	return min(interval, time.Second)
+	return min(interval, max(since/60, time.Second))
 }
 
 // fail notes what keeps WAL from being looked after, and logs what is new.

@@ -1,7 +1,12 @@
 package agent
 
 import (
+	"errors"
+	"fmt"
 	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgtender/pgtender/backup/repo"
 	"github.com/pgtender/pgtender/internal/pg"
@@ -33,6 +38,29 @@ func TestAKeeperForgetsOtherWAL(t *testing.T) {
 			t.Errorf("%s: forgets %v", step.what, !k.archived[g])
 		}
 		k.archived[g], k.again[g] = true, retry{}
+	}
+}
+
+func TestAServerIsAskedSoonForTheSlotItEnded(t *testing.T) {
+	refused := fmt.Errorf("create the slot: %w", &pgconn.PgError{Code: "53400"})
+	starting := fmt.Errorf("connect: %w", &pgconn.PgError{Code: "57P03"})
+	for _, c := range []struct {
+		what     string
+		err      error
+		since    time.Duration
+		interval time.Duration
+		want     time.Duration
+	}{
+		{"no server", errors.New("no server runs"), time.Millisecond, 10 * time.Second, time.Second},
+		{"one that starts", starting, 30 * time.Second, 10 * time.Second, time.Second},
+		{"for minutes", starting, 5 * time.Minute, 10 * time.Second, 5 * time.Second},
+		{"for hours", starting, 5 * time.Hour, 10 * time.Second, 10 * time.Second},
+		{"more often than that anyway", starting, time.Hour, 100 * time.Millisecond, 100 * time.Millisecond},
+		{"it has no slot to spare", refused, time.Millisecond, 10 * time.Second, 10 * time.Second},
+	} {
+		if got := until(c.err, c.since, c.interval); got != c.want {
+			t.Errorf("%s: again after %s, want %s", c.what, got, c.want)
+		}
 	}
 }
 

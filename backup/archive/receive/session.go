@@ -119,7 +119,7 @@ func (s *session) identify(ctx context.Context) (id server.Identity, err error) 
 	}
 	if want := s.o.Repo.Cluster().SystemID; id.SystemID != want {
 		return id, finding.WithHint(fmt.Errorf("%w: %s has system identifier %s, the repository's part is of %s", ErrOtherCluster, s.server.Replication, id.SystemID, want),
-			"scope and repository of the configuration belong to another cluster")
+			"scope and repository of the configuration belong to another cluster; if it was initialised anew, start receive again")
 	}
 	s.size, err = s.conn.SegmentSize(ctx)
 	return id, err
