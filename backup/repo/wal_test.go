@@ -60,10 +60,13 @@ func TestASegmentReadsBackWithZerosBehindItsSemanticEnd(t *testing.T) {
 			if err := r.PutWAL(t.Context(), key, d); err != nil {
 				t.Errorf("put again: %v", err)
 			}
-			var got bytes.Buffer
+			var got inParts
 			read, err := r.ReadWAL(t.Context(), key, &got)
 			if err != nil {
 				t.Fatal(err)
+			}
+			if got.largest > 256<<10 {
+				t.Errorf("%d bytes are written at once", got.largest)
 			}
 			want := append(bytes.Clone(test.content), make([]byte, int(test.size)-len(test.content))...)
 			if !bytes.Equal(got.Bytes(), want) {
@@ -376,6 +379,17 @@ func TestAFailedWriterOfASegmentIsReported(t *testing.T) {
 			t.Errorf("room for %d bytes: %v", room, err)
 		}
 	}
+}
+
+// inParts keeps what is written, and how much of it at once at most.
+type inParts struct {
+	bytes.Buffer
+	largest int
+}
+
+func (p *inParts) Write(b []byte) (int, error) {
+	p.largest = max(p.largest, len(b))
+	return p.Buffer.Write(b)
 }
 
 // narrow takes room bytes and then fails.
