@@ -62,8 +62,9 @@ type laid struct {
 
 // waiter is somebody who waits for a segment.
 type waiter struct {
-	many int   // how many do
-	err  error // why it does not come
+	many  int       // how many do
+	since time.Time // when the first of them came
+	err   error     // why it does not come
 }
 
 var (
@@ -109,7 +110,7 @@ func (p *Prefetch) await(name string) (done func()) {
 	d := &p.desk
 	w := d.awaited[name]
 	if w == nil {
-		w = new(waiter)
+		w = &waiter{since: time.Now()}
 		if d.awaited == nil {
 			d.awaited = map[string]*waiter{}
 		}
@@ -132,7 +133,7 @@ func (p *Prefetch) lacks(name string, n pg.SegmentNumber) bool {
 	defer p.mu.Unlock()
 	_, here := p.desk.laid[name]
 	w := p.desk.awaited[name]
-	return w != nil && w.err == nil && !here && !p.running[n]
+	return w != nil && w.err == nil && !here && p.running[n] == nil
 }
 
 // refuse says to those who wait for a segment why it does not come.

@@ -42,7 +42,8 @@ func (x *recovery) handed(t testing.TB, p *archive.Prefetch, name string, n pg.S
 func TestWhoeverWaitsIsHandedSegmentAfterSegment(t *testing.T) {
 	x := startRecovery(t, 14)
 	x.ask(t, 4)
-	p := x.prefetch(t, inclusive)
+	// As many workers as there is room: at leisure nothing is fetched, so nothing twice.
+	p := x.prefetch(t, func(p *archive.Prefetch) { p.Inclusive, p.Workers = true, 4 })
 	for n := pg.SegmentNumber(4); n <= 14; n++ {
 		x.handed(t, p, x.b.name(n), n)
 	}

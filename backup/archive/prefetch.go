@@ -30,7 +30,7 @@ type Prefetch struct {
 	// waits for it. Otherwise it is fetched elsewhere.
 	Inclusive bool
 	Bytes     int64 // of segments in the spool at most
-	Workers   int   // fetches at the same time
+	Workers   int   // fetches at the same time that recovery may soon wait for, see [DecideAhead]
 	// Alive reports whether somebody may still ask. Once it says no nothing is
 	// written any more, for the folder may be about to be removed.
 	Alive func() bool
@@ -43,7 +43,7 @@ type Prefetch struct {
 
 	mu      sync.Mutex // guards all below
 	course  int        // changes with the history: what was begun before counts no more
-	running map[pg.SegmentNumber]bool
+	running map[pg.SegmentNumber]*errand
 	failed  error
 	desk    desk
 }
@@ -55,6 +55,9 @@ const (
 	tick    = 20 * time.Millisecond
 	refresh = 2 * time.Second
 	relist  = time.Second
+	// inVain is how long somebody waits for a fetch at leisure before another one is
+	// begun: while recovery waits there mostly is a processor for it.
+	inVain = 50 * time.Millisecond
 )
 
 // ErrBusy means that another Prefetch works at the spool.
@@ -237,68 +240,133 @@ func (r *prefetching) fill(ctx context.Context) int {
 		}
 	}
 	r.desk.keep(here)
+	r.hurry()
 	if len(r.ahead) > 0 && !r.spool.roomy(r.Bytes) {
 		r.desk.failAll(errNoRoom)
 		return len(here)
 	}
-	for len(r.ahead) > 0 && len(r.running) < max(1, r.Workers) && int64(len(here)+len(r.running)+1)*int64(r.size) <= r.Bytes {
+	for len(r.ahead) > 0 {
 		o := r.ahead[0]
+		known := o.Segment.Number < r.asked.Number || r.running[o.Segment.Number] != nil
+		way := DecideAhead(r.stock(len(here), o))
+		if !known && way == FetchNone {
+			break
+		}
 		r.ahead, r.next = r.ahead[1:], o.Segment.Number+1
-		if o.Segment.Number < r.asked.Number || r.running[o.Segment.Number] {
-			continue
+		if !known {
+			r.begin(ctx, o, way)
 		}
-		if r.running == nil {
-			r.running = map[pg.SegmentNumber]bool{}
-		}
-		r.running[o.Segment.Number] = true
-		course := r.course
-		r.fetches.Go(func() { r.fetch(ctx, o, course) })
 	}
 	return len(here)
 }
 
+// stock gives what o is begun upon, or not. The caller holds the lock.
+func (r *prefetching) stock(laid int, o repo.WALObject) Stock {
+	s := Stock{Laid: laid, Room: int(r.Bytes / int64(r.size)), Workers: r.Workers, Awaited: r.desk.awaited[o.Segment.Name(r.size)] != nil}
+	for _, e := range r.running {
+		if e.leisurely {
+			s.Leisurely++
+		} else {
+			s.Hasty++
+		}
+	}
+	return s
+}
+
+// errand is one segment that is being fetched. All of it is guarded by the lock.
+type errand struct {
+	object    repo.WALObject
+	course    int
+	leisurely bool        // it is fetched at leisure alone
+	many      int         // fetches that are at work at it
+	laid      bool        // one of them has done it
+	fetch     func(Fetch) // begins one
+	end       context.CancelFunc
+}
+
+// begin has a segment fetched. The caller holds the lock.
+func (r *prefetching) begin(ctx context.Context, o repo.WALObject, way Fetch) {
+	ctx, end := context.WithCancel(ctx)
+	e := &errand{object: o, course: r.course, end: end}
+	e.fetch = func(way Fetch) {
+		e.many++
+		e.leisurely = way == FetchLeisurely
+		fetch := func() { r.fetch(ctx, e) }
+		if way == FetchLeisurely {
+			fetch = func() { atLeisure(func() { r.fetch(ctx, e) }) }
+		}
+		r.fetches.Go(fetch)
+	}
+	if r.running == nil {
+		r.running = map[pg.SegmentNumber]*errand{}
+	}
+	r.running[o.Segment.Number] = e
+	e.fetch(way)
+}
+
+// hurry begins anew what is fetched at leisure and somebody has waited for since, for
+// a thread that gives way cannot be made to go first again. Whichever fetch is done
+// first counts. The caller holds the lock.
+func (r *prefetching) hurry() {
+	for _, e := range r.running {
+		if w := r.desk.awaited[e.object.Segment.Name(r.size)]; e.leisurely && w != nil && time.Since(w.since) >= inVain {
+			e.fetch(FetchHastily)
+		}
+	}
+}
+
 // fetch lays down one segment. What it fails at, whoever asks for the segment
 // finds out.
-func (r *prefetching) fetch(ctx context.Context, o repo.WALObject, course int) {
-	name := o.Segment.Name(r.size)
-	err := r.lay(ctx, o, name, course)
+func (r *prefetching) fetch(ctx context.Context, e *errand) {
+	key, name := e.object.Object.Key, e.object.Segment.Name(r.size)
+	err := r.lay(ctx, e, name)
 	if err != nil && ctx.Err() == nil && r.Log != nil {
-		r.Log.DebugContext(ctx, "not fetched ahead", "key", o.Object.Key, "error", err)
+		r.Log.DebugContext(ctx, "not fetched ahead", "key", key, "error", err)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.running, o.Segment.Number)
-	if err != nil {
-		r.desk.fail(name, err)
+	e.many--
+	if e.many > 0 && !e.laid {
+		return // the other one may do it
 	}
-	if err != nil && !errors.Is(err, repo.ErrCorrupt) && !errors.Is(err, fs.ErrNotExist) {
-		r.failed = err
+	e.end()
+	if r.running[e.object.Segment.Number] == e { // not one that was begun since
+		delete(r.running, e.object.Segment.Number)
+	}
+	if err != nil && !e.laid {
+		r.desk.fail(name, err)
+		if !errors.Is(err, repo.ErrCorrupt) && !errors.Is(err, fs.ErrNotExist) {
+			r.failed = err
+		}
 	}
 	r.desk.wake()
 }
 
 // lay puts a segment into the spool once it was read back: from then on it is at
 // once handed over.
-func (r *prefetching) lay(ctx context.Context, o repo.WALObject, name string, course int) (err error) {
+func (r *prefetching) lay(ctx context.Context, e *errand, name string) (err error) {
 	f, err := os.CreateTemp(r.spool.dir, layPrefix+"*")
 	if err != nil {
 		return err
 	}
 	digest := repo.NewDigester()
-	_, err = r.Repo.ReadWAL(ctx, o.Object.Key, io.MultiWriter(f, digest))
+	_, err = r.Repo.ReadWAL(ctx, e.object.Object.Key, io.MultiWriter(f, digest))
 	err = errors.Join(err, f.Close())
 	if err == nil {
 		err = intact(f.Name(), name, digest.Digest())
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err == nil && course != r.course {
-		err = fs.ErrNotExist // not on the history that counts now
+	if err == nil && (e.course != r.course || e.laid) {
+		err = fs.ErrNotExist // not on the history that counts now, or another fetch was faster
 	}
 	if err == nil {
 		file := name + "~" + digest.Digest().String()
 		if err = os.Rename(f.Name(), r.spool.path(file)); err == nil {
-			return r.desk.lay(r.spool, name, file)
+			if err = r.desk.lay(r.spool, name, file); err == nil {
+				e.laid = true
+			}
+			return err
 		}
 	}
 	os.Remove(f.Name())
