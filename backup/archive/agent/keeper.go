@@ -42,7 +42,7 @@ type Keeper struct {
 	holder   *holder        // nil: there is no slot
 	good     time.Time      // of the last look that saw how things stand
 	held     pg.LSN         // where the holder's slot stands, or the last one's stood
-	before   pg.LSN         // where the last holder's stood, until gap knows of it
+	before   pg.LSN         // where the ones before it stood, until gap knows of it
 	gap      gap            // that no slot holds
 	of       repo.ClusterID // whose WAL archived and again are about
 	along    pg.History     // and of which history
@@ -307,7 +307,7 @@ func (k *Keeper) hold(ctx, life context.Context) (err error) {
 		conn.Close()
 		return err
 	}
-	k.holder, k.before, k.held, k.good = h, k.held, at, time.Now()
+	k.holder, k.before, k.held, k.good = h, cmp.Or(k.before, k.held), at, time.Now()
 	k.log().InfoContext(ctx, "WAL is held until it is archived", "slot", h.name, "lsn", k.held)
 	return nil
 }
