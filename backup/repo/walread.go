@@ -159,9 +159,10 @@ func (r *Repo) ReadWAL(ctx context.Context, key string, w io.Writer) (h WALHeade
 }
 
 // walPart is how much of a segment is written at once. It stays in a processor's own
-// cache from the digest to the file. And for a write of a mebibyte or more the kernel
-// takes as many pages that lie together, which nobody used of late: on a virtual
-// machine that gives free memory back to its host, it took three times as long.
+// cache from the digest to the file. And in parts of a mebibyte a file was seen to take
+// three times as long, on a virtual machine that gives free memory back to its host:
+// most likely since the kernel takes as many pages that lie together for such a write,
+// which nobody used of late.
 const walPart = 256 << 10
 
 // readSections passes over block map and carry, checking what is stored.
