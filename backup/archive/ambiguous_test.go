@@ -1,7 +1,6 @@
 package archive_test
 
 import (
-	"context"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -20,8 +19,7 @@ func TestASegmentWithTwoContentsIsAmbiguous(t *testing.T) {
 	for n := pg.SegmentNumber(4); n <= 6; n++ {
 		push(t, r, first.save(t, dir, n, ""))
 	}
-	leader := func(context.Context) (archive.Proof, error) { return archive.Leader, nil }
-	opts := archive.PushOptions{Path: second.save(t, dir, 5, ""), Member: "pg2", Leadership: leader}
+	opts := archive.PushOptions{Path: second.save(t, dir, 5, ""), Member: "pg2", Leadership: leads}
 	if _, err := archive.Push(t.Context(), r, opts); err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,6 @@
 package archive_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -433,7 +432,7 @@ func cut(t testing.TB, s storage.Store, name string) {
 // lead pushes as the proved leader.
 func lead(t testing.TB, r *repo.Repo, path string) {
 	t.Helper()
-	_, err := archive.Push(t.Context(), r, archive.PushOptions{Path: path, Leadership: func(context.Context) (archive.Proof, error) { return archive.Leader, nil }})
+	_, err := archive.Push(t.Context(), r, archive.PushOptions{Path: path, Leadership: leads})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -271,7 +271,6 @@ func TestALeadersSegmentCountsAlone(t *testing.T) {
 	theirs.fill = 1
 	theirs.until(segSize.Start(6))
 	first := push(t, r, theirs.save(t, dir, 5, ""))
-	leads := func(context.Context) (archive.Proof, error) { return archive.Leader, nil }
 	for n := pg.SegmentNumber(4); n <= 6; n++ {
 		if _, err := archive.Push(t.Context(), r, archive.PushOptions{Path: b.save(t, dir, n, ""), Leadership: leads}); err != nil {
 			t.Fatal(err)
@@ -491,15 +490,12 @@ func TestATimelineThatTheLeaderIsNotOn(t *testing.T) {
 func TestStatusShowsConflicts(t *testing.T) {
 	r, _ := repotest.New(t)
 	dir := t.TempDir()
-	first, second := filled(1, 4, 4), newBuilder(1, 4)
-	second.fill = 1
-	second.until(segSize.Start(5))
+	first, second := rivals()
 	push(t, r, first.save(t, dir, 4, ""))
 	path := second.save(t, dir, 4, "")
 	if _, err := archive.Push(t.Context(), r, archive.PushOptions{Path: path, Member: "pg2"}); !errors.Is(err, repo.ErrConflict) {
 		t.Fatal(err)
 	}
-	leads := func(context.Context) (archive.Proof, error) { return archive.Leader, nil }
 	if _, err := archive.Push(t.Context(), r, archive.PushOptions{Path: path, Member: "pg2", Leadership: leads}); err != nil {
 		t.Fatal(err)
 	}
@@ -570,9 +566,7 @@ func TestABackfillEndsWithItsTime(t *testing.T) {
 // TestADCSThatHangsIsDown: it does not hold up what goes on without it.
 func TestADCSThatHangsIsDown(t *testing.T) {
 	dir := t.TempDir()
-	first, second := filled(1, 4, 4), newBuilder(1, 4)
-	second.fill = 1
-	second.until(segSize.Start(5))
+	first, second := rivals()
 	synctest.Test(t, func(t *testing.T) {
 		r, _ := openMem(t)
 		hang := func(ctx context.Context) (string, error) { <-ctx.Done(); return "", ctx.Err() }

@@ -22,11 +22,8 @@ import (
 // archiver does, and then has archived the file; one that succeeds has archived
 // it already.
 func TestEachStoreCallOfAPushFails(t *testing.T) {
-	first, second := filled(1, 4, 4), newBuilder(1, 4)
-	second.fill = 1
-	second.until(segSize.Start(5))
+	first, second := rivals()
 	h := pg.History{Timeline: 2, Forks: []pg.Fork{{Parent: 1, Switch: 0x580000}}}
-	leads := func(context.Context) (archive.Proof, error) { return archive.Leader, nil }
 	for _, c := range []struct {
 		name     string
 		before   *builder // archived already
@@ -133,11 +130,8 @@ func (f *fleeting) Persist(context.Context, string) error { return f.lost }
 // TestWhatDoesNotStayIsNotArchived: PostgreSQL removes what was archived, so no way
 // to find the content in the repository may be a success before it is known to stay.
 func TestWhatDoesNotStayIsNotArchived(t *testing.T) {
-	first, second := filled(1, 4, 4), newBuilder(1, 4)
-	second.fill = 1
-	second.until(segSize.Start(5))
+	first, second := rivals()
 	h := pg.History{Timeline: 2, Forks: []pg.Fork{{Parent: 1, Switch: 0x580000}}}
-	leads := func(context.Context) (archive.Proof, error) { return archive.Leader, nil }
 	for _, c := range []struct {
 		name   string
 		before []*builder // archived by the leader, one after the other
@@ -195,10 +189,7 @@ func TestWhatDoesNotStayIsNotArchived(t *testing.T) {
 
 // TestPushersRace: two of them with one segment at the same moment.
 func TestPushersRace(t *testing.T) {
-	first, second := filled(1, 4, 4), newBuilder(1, 4)
-	second.fill = 1
-	second.until(segSize.Start(5))
-	leads := func(context.Context) (archive.Proof, error) { return archive.Leader, nil }
+	first, second := rivals()
 	run := func(t *testing.T, r *repo.Repo, opts ...archive.PushOptions) []error {
 		t.Helper()
 		errs := make([]error, len(opts))

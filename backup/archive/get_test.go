@@ -238,7 +238,6 @@ func TestTheLeadersSegmentIsServed(t *testing.T) {
 	second.fill = 1
 	second.until(segSize.Start(5))
 	push(t, r, first.save(t, dir, 4, ""))
-	leads := func(context.Context) (archive.Proof, error) { return archive.Leader, nil }
 	if _, err := archive.Push(t.Context(), r, archive.PushOptions{Path: second.save(t, dir, 4, ""), Leadership: leads}); err != nil {
 		t.Fatal(err)
 	}

@@ -446,7 +446,7 @@ func TestAnObjectThatWasCutIsNoArchivedSegment(t *testing.T) {
 		if !errors.Is(err, repo.ErrConflict) && !errors.Is(err, repo.ErrCorrupt) {
 			t.Errorf("expected %t: pushed as somebody: %+v, %v", expected, result, err)
 		}
-		opts.Leadership = func(context.Context) (archive.Proof, error) { return archive.Leader, nil }
+		opts.Leadership = leads
 		result, err = archive.Push(t.Context(), r, opts)
 		if err != nil || result.Outcome != archive.StoredBeside {
 			t.Errorf("expected %t: pushed as the leader: %+v, %v", expected, result, err)
@@ -607,7 +607,6 @@ func TestADamagedObjectDoesNotBlockTheLeader(t *testing.T) {
 	if _, err := archive.Push(t.Context(), r, archive.PushOptions{Path: path}); !errors.Is(err, repo.ErrConflict) {
 		t.Errorf("error is %v", err)
 	}
-	leads := func(context.Context) (archive.Proof, error) { return archive.Leader, nil }
 	result, err := archive.Push(t.Context(), r, archive.PushOptions{Path: path, Leadership: leads})
 	if err != nil {
 		t.Fatal(err)

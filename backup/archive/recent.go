@@ -13,12 +13,12 @@ import (
 // remembers nothing. It is safe for concurrent use.
 type Recent struct {
 	making sync.Mutex // of an index; taken before mu
+	made   group      // whose index was made last; guarded by making
 
 	mu    sync.Mutex
 	metas map[string]repo.WALMeta // by key; guarded by mu
 	order []string                // of metas, oldest first; guarded by mu
 	bytes int                     // of metas; guarded by mu
-	made  group                   // whose index was made last; guarded by mu
 }
 
 // group is 256 segments of an incarnation, see [IndexGroup].
@@ -80,15 +80,7 @@ func (m *Recent) oneByOne(g group, make func() bool) {
 	}
 	m.making.Lock()
 	defer m.making.Unlock()
-	if m.last() != g && make() {
-		m.mu.Lock()
-		defer m.mu.Unlock()
+	if m.made != g && make() {
 		m.made = g
 	}
-}
-
-func (m *Recent) last() group {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.made
 }

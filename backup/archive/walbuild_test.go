@@ -1,6 +1,7 @@
 package archive_test
 
 import (
+	"context"
 	"encoding/binary"
 	"hash/crc32"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pgtender/pgtender/backup/archive"
 	"github.com/pgtender/pgtender/backup/repo/repotest"
 	"github.com/pgtender/pgtender/internal/pg"
 )
@@ -170,6 +172,17 @@ func filled(t pg.Timeline, first, last pg.SegmentNumber) *builder {
 	b.until(segSize.Start(last + 1))
 	return b
 }
+
+// rivals gives two builders that have written different WAL into segment 4.
+func rivals() (first, second *builder) {
+	first, second = filled(1, 4, 4), newBuilder(1, 4)
+	second.fill = 1
+	second.until(segSize.Start(5))
+	return first, second
+}
+
+// leads is the [archive.PushOptions].Leadership of a proved leader.
+func leads(context.Context) (archive.Proof, error) { return archive.Leader, nil }
 
 // saveHistory writes a timeline's history file into dir.
 func saveHistory(t testing.TB, dir string, h pg.History) string {

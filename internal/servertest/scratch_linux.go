@@ -10,7 +10,8 @@ import (
 
 const (
 	inMemory = "/dev/shm"
-	// scratchRoom is several times what all tests have in their folders at once.
+	// scratchRoom is more than all tests have in their folders at once; a cluster of
+	// three takes some 700 MB.
 	scratchRoom = 6 << 30
 )
 

@@ -117,12 +117,15 @@ func (k *Keeper) log() *slog.Logger {
 	return k.Log
 }
 
-// show changes the status.
+// show changes the status. Nothing is held without a slot.
 func (k *Keeper) show(change func(*KeeperStatus)) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	before := k.status
 	change(&k.status)
+	if k.status.Slot == "" {
+		k.status.Held, k.status.HeldSize = 0, 0
+	}
 	if k.status.Since = before.Since; before.Since.IsZero() || k.status.Slot != before.Slot {
 		k.status.Since = time.Now()
 	}
@@ -176,9 +179,7 @@ func (k *Keeper) fail(ctx context.Context, err error) {
 	}
 	k.show(func(s *KeeperStatus) {
 		s.Error, s.At = err.Error(), time.Now()
-		if s.Slot = k.holder.slot(); s.Slot == "" {
-			s.Held, s.HeldSize = 0, 0
-		}
+		s.Slot = k.holder.slot()
 	})
 }
 
@@ -187,7 +188,7 @@ func (k *Keeper) ended(life context.Context, err error) {
 	k.rescue(life)
 	k.log().Warn("WAL on this member is held no more until the server answers again", "error", err)
 	k.show(func(s *KeeperStatus) {
-		s.Slot, s.Held, s.HeldSize = "", 0, 0
+		s.Slot = ""
 		s.Error, s.At = err.Error(), time.Now()
 	})
 }
@@ -478,9 +479,6 @@ func (k *Keeper) tell(ctx context.Context, f *Facts, d *Decision) {
 		*s = KeeperStatus{
 			Slot: k.holder.slot(), Held: k.held, HeldSize: int64(f.End - min(f.End, k.held)), Missing: len(f.Missing), Late: len(d.Push),
 			Lapsed: k.gap.to != 0, From: k.gap.from, To: k.gap.to, Assisted: s.Assisted, Why: d.Why, At: f.Now,
-		}
-		if s.Slot == "" {
-			s.Held, s.HeldSize = 0, 0
 		}
 		if len(f.Missing) > 0 {
 			s.Role = f.Role.String()
