@@ -12,7 +12,7 @@ import (
 	"runtime/debug"
 	"syscall"
 
-	_ "github.com/pgtender/pgtender/cmd/pgtender/early" // asks the agent at once
+	_ "github.com/pgtender/pgtender/cmd/pgtender/early" // asks the agent before Go begins
 	"github.com/pgtender/pgtender/internal/quit"
 )
 

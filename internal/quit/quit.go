@@ -32,9 +32,6 @@ func Notify(also ...os.Signal) <-chan os.Signal {
 	return signals
 }
 
-// Came reports whether a signal waits for whoever calls [Notify].
-func Came() bool { return len(signals) > 0 }
-
 // Stop restores the default action of all signals that [Notify] was given, and
 // of SIGQUIT.
 func Stop() { signal.Stop(signals) }

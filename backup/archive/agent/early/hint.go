@@ -1,5 +1,7 @@
 package early
 
+import "strings"
+
 // Hint is what the agent leaves in its pg_wal for those who ask early. It is a hint:
 // who is at the other end of the socket is looked at, and the agent judges the
 // question.
@@ -15,22 +17,8 @@ const (
 	SpoolHint = ".pgtender-spool/" + HintFile
 )
 
-const (
-	hintMagic = "pgtender-agent 1"
-	maxHint   = 16 << 10
-)
-
 // Encode gives the file's content; false: a path with a line break is none that can
-// be told.
+// be told. A command reads at most 16 KiB.
 func (h Hint) Encode() ([]byte, bool) {
-	return []byte(hintMagic + "\n" + h.Socket + "\n" + h.Config + "\n"), !contains(h.Socket+h.Config, '\n')
-}
-
-// parseHint is the inverse of Encode.
-func parseHint(b []byte) (Hint, bool) {
-	lines := split(string(b), '\n')
-	if len(lines) != 4 || lines[0] != hintMagic || lines[3] != "" || lines[1] == "" || lines[2] == "" {
-		return Hint{}, false
-	}
-	return Hint{lines[1], lines[2]}, true
+	return []byte("pgtender-agent 1\n" + h.Socket + "\n" + h.Config + "\n"), !strings.Contains(h.Socket+h.Config, "\n")
 }

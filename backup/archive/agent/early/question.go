@@ -1,5 +1,6 @@
 // Package early is the question of archive-push and archive-get to the agent before
-// the rest of the program is there to ask it.
+// the rest of the program is there to ask it: the agent's side of it. The command's is
+// in C, see cmd/pgtender/early.
 //
 // Most of what such a command costs that the agent answers is the start of its own
 // process: the initialisation of all that other commands need, the configuration's
@@ -24,14 +25,13 @@
 // hangs and goes on later would, when the server has gone on to another segment. A
 // command that is killed before the rename has done nothing, and an agent that is
 // killed after its answer has nothing left to do.
-//
-// The package imports next to nothing, not even strings or path/filepath, so that it
-// can be used in the first moment of a process: see the package cmd/pgtender/early.
 package early
 
 import (
 	"errors"
+	"slices"
 	"strconv"
+	"strings"
 )
 
 // Question is a command.
@@ -46,11 +46,7 @@ type Question struct {
 // MaxQuestion bounds an encoded question.
 const MaxQuestion = 256 << 10
 
-const (
-	header = "pgtender early 1 "
-	// variables is how the names of what configures the program begin.
-	variables = "PGTENDER_"
-)
+const header = "pgtender early 1 "
 
 var errQuestion = errors.New("not a question of a command")
 
@@ -58,7 +54,7 @@ var errQuestion = errors.New("not a question of a command")
 // system hands to a process has none; false: the configuration file does, or there
 // is too much of it all.
 func (q *Question) Encode() ([]byte, bool) {
-	if contains(q.Content, 0) {
+	if strings.Contains(q.Content, "\x00") {
 		return nil, false
 	}
 	var b []byte
@@ -81,12 +77,12 @@ func Decode(b []byte) (Question, error) {
 	if len(b) > MaxQuestion || len(b) == 0 || b[len(b)-1] != 0 {
 		return q, errQuestion
 	}
-	records := split(string(b[:len(b)-1]), 0)
+	records := strings.Split(string(b[:len(b)-1]), "\x00")
 	if len(records) < 3 {
 		return q, errQuestion
 	}
 	for i, to := range []*string{&q.Dir, &q.Config, &q.Content} {
-		text, ok := cutPrefix(records[i], "dcf"[i:i+1])
+		text, ok := strings.CutPrefix(records[i], "dcf"[i:i+1])
 		if !ok {
 			return Question{}, errQuestion
 		}
@@ -94,9 +90,9 @@ func Decode(b []byte) (Question, error) {
 	}
 	for _, r := range records[3:] {
 		switch {
-		case hasPrefix(r, "a") && q.Environ == nil:
+		case strings.HasPrefix(r, "a") && q.Environ == nil:
 			q.Args = append(q.Args, r[1:])
-		case hasPrefix(r, "e"):
+		case strings.HasPrefix(r, "e"):
 			q.Environ = append(q.Environ, r[1:])
 		default:
 			return Question{}, errQuestion
@@ -107,8 +103,8 @@ func Decode(b []byte) (Question, error) {
 
 // Header reports whether a line begins a question, and of how many bytes.
 func Header(line []byte) (n int, ok bool) {
-	first, _, _ := cut(string(line), '\n')
-	text, ok := cutPrefix(first, header)
+	first, _, _ := strings.Cut(string(line), "\n")
+	text, ok := strings.CutPrefix(first, header)
 	if !ok {
 		return 0, false
 	}
@@ -134,16 +130,16 @@ const recovered = "RECOVERYXLOG"
 // of command lines, which the agent has: the operands come last.
 func ErrandOf(args []string) (Errand, bool) {
 	last := len(args) - 1
-	if last < 1 || hasPrefix(args[last], "-") {
+	if last < 1 || strings.HasPrefix(args[last], "-") {
 		return Errand{}, false
 	}
 	e := Errand{Path: args[last]}
-	_, e.Segment = cutLast(e.Path)
+	e.Segment = e.Path[strings.LastIndexByte(e.Path, '/')+1:]
 	if isSegment(e.Segment) {
-		return e, among(args[:last], "archive-push")
+		return e, slices.Contains(args[:last], "archive-push")
 	}
 	e.Get, e.Segment = e.Segment == recovered, args[last-1]
-	return e, e.Get && isSegment(e.Segment) && among(args[:last-1], "archive-get")
+	return e, e.Get && isSegment(e.Segment) && slices.Contains(args[:last-1], "archive-get")
 }
 
 // Operands gives those of the command.
@@ -154,16 +150,9 @@ func (e Errand) Operands() []string {
 	return []string{e.Path}
 }
 
-// folder gives the path of the folder that Path is in, with a slash at its end, or
-// "" for the working directory.
-func (e Errand) folder() string {
-	folder, _ := cutLast(e.Path)
-	return folder
-}
-
 // Path gives the errand's path, absolute.
 func (q *Question) Path(e Errand) string {
-	if hasPrefix(e.Path, "/") {
+	if strings.HasPrefix(e.Path, "/") {
 		return e.Path
 	}
 	return q.Dir + "/" + e.Path
@@ -180,10 +169,4 @@ func isSegment(name string) bool {
 		}
 	}
 	return true
-}
-
-// message gives the question as it is sent.
-func (q *Question) message() ([]byte, bool) {
-	b, ok := q.Encode()
-	return append([]byte(header+strconv.Itoa(len(b))+"\n"), b...), ok
 }

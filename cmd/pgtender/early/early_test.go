@@ -1,12 +1,16 @@
+//go:build linux && cgo
+
 package early_test
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"io"
 	"io/fs"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -18,6 +22,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pgtender/pgtender/backup/archive/agent/early"
+	_ "github.com/pgtender/pgtender/cmd/pgtender/early"
 )
 
 const segment = "000000010000000000000007"
@@ -30,7 +35,7 @@ type member struct {
 
 // newMember starts an agent that reads one question for each of the commands, and
 // does to the connection what answer does.
-func newMember(t *testing.T, answer func(net.Conn)) *member {
+func newMember(t testing.TB, answer func(net.Conn)) *member {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "erl") // short, for the socket
 	if err != nil {
@@ -67,7 +72,7 @@ func newMember(t *testing.T, answer func(net.Conn)) *member {
 	return m
 }
 
-func (m *member) serve(t *testing.T, conn net.Conn, answer func(net.Conn)) {
+func (m *member) serve(t testing.TB, conn net.Conn, answer func(net.Conn)) {
 	in := bufio.NewReader(conn)
 	line, err := in.ReadBytes('\n')
 	n, ok := early.Header(line)
@@ -135,21 +140,50 @@ func content(t *testing.T, path string) string {
 
 func done(what, log string) string { return string(early.Answer{What: what, Log: log}.Encode()) }
 
-func never() bool { return false }
+// This program has the constructor, so that it is the command, too: one that was not
+// answered comes as far as TestMain.
+const (
+	asCommand   = "EARLY_TEST_COMMAND=1"
+	notAnswered = 3
+)
+
+func TestMain(m *testing.M) {
+	if name, value, _ := strings.Cut(asCommand, "="); os.Getenv(name) == value {
+		os.Exit(notAnswered)
+	}
+	os.Exit(m.Run())
+}
+
+func command(t testing.TB, args []string, environ ...string) *exec.Cmd {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, args...)
+	cmd.Env = append([]string{asCommand, "GORACE=atexit_sleep_ms=0"}, environ...)
+	return cmd
+}
+
+// ask runs a command and gives what it says, and whether it was answered.
+func ask(t testing.TB, args []string, environ ...string) (log string, done bool) {
+	t.Helper()
+	cmd := command(t, args, environ...)
+	var said strings.Builder
+	cmd.Stderr = &said
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != notAnswered) {
+		t.Fatalf("%q: %v: %s", args, err, said.String())
+	}
+	return said.String(), err == nil
+}
 
 func say(s string) func(net.Conn) {
 	return func(c net.Conn) { io.WriteString(c, s) }
 }
 
-func onLinux(t *testing.T) {
-	t.Helper()
-	if runtime.GOOS != "linux" {
-		t.Skip("nobody is asked here")
-	}
-}
-
 func TestOnlyDoneIsBelieved(t *testing.T) {
-	onLinux(t)
 	whole := done(segment, "a line\n")
 	for _, c := range []struct {
 		name, says, log string
@@ -161,6 +195,9 @@ func TestOnlyDoneIsBelieved(t *testing.T) {
 		{"no", string(early.No()), "", false},
 		{"no after a beat", early.Beat + string(early.No()), "", false},
 		{"another segment", done("000000010000000000000008", ""), "", false},
+		{"a longer name", done(segment+"0", ""), "", false},
+		{"a shorter name", done(segment[1:], ""), "", false},
+		{"no name", done("", ""), "", false},
 		{"nothing", "", "", false},
 		{"gone after a beat", early.Beat, "", false},
 		{"a file that would hold it", done(spooled, ""), "", false},
@@ -168,12 +205,18 @@ func TestOnlyDoneIsBelieved(t *testing.T) {
 		{"gone in the middle of the log", whole[:len(whole)-1], "", false},
 		{"more than there should be", whole + "x", "", false},
 		{"a length that is none", "done " + segment + " -1\n", "", false},
+		{"no length", "done " + segment + " \n", "", false},
+		{"no length and no space", "done " + segment + "\n", "", false},
+		{"a length in a longer form", "done " + segment + " 00\n", "", false},
+		{"the longest log", done(segment, strings.Repeat("x", 65000)), strings.Repeat("x", 65000), true},
+		{"too long a log", done(segment, strings.Repeat("x", 64<<10)), "", false},
+		{"many beats", strings.Repeat(early.Beat, 1000) + whole, "a line\n", true},
 		{"a length beyond reason", "done " + segment + " 99999999999\n", "", false},
 		{"an agent of another release", `{"protocol":1,"error":"not the agent's protocol"}` + "\n", "", false},
 		{"noise without an end", strings.Repeat("x", 1<<20), "", false},
 	} {
 		m := newMember(t, say(c.says))
-		log, ok := early.Ask(m.args(), nil, never)
+		log, ok := ask(t, m.args())
 		if ok != c.want || log != c.log {
 			t.Errorf("%s: %v, %q", c.name, ok, log)
 		}
@@ -181,11 +224,10 @@ func TestOnlyDoneIsBelieved(t *testing.T) {
 }
 
 func TestTheQuestionIsWhatTheCommandIs(t *testing.T) {
-	onLinux(t)
 	m := newMember(t, say(done(segment, "")))
 	t.Chdir(filepath.Dir(m.walDir)) // as PostgreSQL has it
 	args := append(m.args()[:3:3], "pg_wal/"+segment)
-	if _, ok := early.Ask(args, []string{"HOME=/x", "PGTENDER_CLUSTER=a", "AWS_SECRET=s", "PGTENDER_LOG_LEVEL=warn"}, never); !ok {
+	if _, ok := ask(t, args, "HOME=/x", "PGTENDER_CLUSTER=a", "AWS_SECRET=s", "PGTENDER_LOG_LEVEL=warn"); !ok {
 		t.Fatal("not asked, or not believed")
 	}
 	q := <-m.asked
@@ -205,7 +247,6 @@ func TestTheQuestionIsWhatTheCommandIs(t *testing.T) {
 // TestASegmentIsHandedOver: it lies where recovery wants it, and in the spool no more,
 // if the agent said that it lies there and it does; else nothing is touched.
 func TestASegmentIsHandedOver(t *testing.T) {
-	onLinux(t)
 	whole := done(spooled, "a line\n")
 	for _, c := range []struct {
 		name, says string
@@ -217,6 +258,15 @@ func TestASegmentIsHandedOver(t *testing.T) {
 		{"gone", "", nil, false},
 		{"gone in the middle", whole[:len(whole)-2], nil, false},
 		{"a push's answer", done(segment, ""), nil, false},
+		{"the file of a longer name", done("spool/"+segment+"0~abc", ""), func(t *testing.T, m *member) {
+			m.spool(t, "spool/"+segment+"0~abc", "8")
+		}, false},
+		{"a file without a mark", done("spool/"+segment, ""), func(t *testing.T, m *member) { m.spool(t, "spool/"+segment, "8") }, false},
+		{"a file below another", done(spooled+"/x", ""), nil, false},
+		{"a file elsewhere", done("../"+segment+"~abc", ""), func(t *testing.T, m *member) { m.spool(t, "../"+segment+"~abc", "8") }, false},
+		{"a file by its whole path", done("/"+segment+"~abc", ""), nil, false},
+		{"a path with a zero byte", done(spooled+"\x00", ""), nil, false},
+		{"too long a path", done(strings.Repeat("./", 5000)+spooled, ""), nil, false},
 		{"another segment's file", done("spool/000000010000000000000008~abc", ""), func(t *testing.T, m *member) {
 			m.spool(t, "spool/000000010000000000000008~abc", "8")
 		}, false},
@@ -248,7 +298,7 @@ func TestASegmentIsHandedOver(t *testing.T) {
 			if c.make != nil {
 				c.make(t, m)
 			}
-			log, ok := early.Ask(m.getArgs(), nil, never)
+			log, ok := ask(t, m.getArgs())
 			switch {
 			case ok != c.want:
 				t.Errorf("done: %v", ok)
@@ -267,7 +317,6 @@ func TestASegmentIsHandedOver(t *testing.T) {
 // TestWhatFetchesAheadIsAskedToo where there is no agent, or it has nothing to hand over;
 // for an archive-push it is nobody.
 func TestWhatFetchesAheadIsAskedToo(t *testing.T) {
-	onLinux(t)
 	for name, agent := range map[string]func(t *testing.T, m *member, hint string){
 		"no agent": func(t *testing.T, _ *member, hint string) {
 			if err := os.Remove(hint); err != nil {
@@ -293,10 +342,10 @@ func TestWhatFetchesAheadIsAskedToo(t *testing.T) {
 			hint := filepath.Join(m.walDir, early.HintFile)
 			m.spool(t, early.SpoolHint, content(t, hint))
 			agent(t, m, hint)
-			if _, ok := early.Ask(m.args(), nil, never); ok || len(m.asked) > 0 {
+			if _, ok := ask(t, m.args()); ok || len(m.asked) > 0 {
 				t.Error("a push asked, or was answered")
 			}
-			if _, ok := early.Ask(m.getArgs(), nil, never); !ok || content(t, m.dest()) != "new" {
+			if _, ok := ask(t, m.getArgs()); !ok || content(t, m.dest()) != "new" {
 				t.Errorf("%v, %q is there", ok, content(t, m.dest()))
 			}
 		})
@@ -305,7 +354,6 @@ func TestWhatFetchesAheadIsAskedToo(t *testing.T) {
 
 // TestAPgWalMayBeALink, and recovery's own path is relative to the data directory.
 func TestAPgWalMayBeALink(t *testing.T) {
-	onLinux(t)
 	m := newMember(t, say(done(spooled, "")))
 	m.spool(t, spooled, "new")
 	dataDir := t.TempDir()
@@ -313,7 +361,7 @@ func TestAPgWalMayBeALink(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Chdir(dataDir)
-	if _, ok := early.Ask([]string{"archive-get", segment, "pg_wal/RECOVERYXLOG"}, nil, never); !ok || content(t, m.dest()) != "new" {
+	if _, ok := ask(t, []string{"archive-get", segment, "pg_wal/RECOVERYXLOG"}); !ok || content(t, m.dest()) != "new" {
 		t.Errorf("%v, %q", ok, content(t, m.dest()))
 	}
 	q := <-m.asked
@@ -325,7 +373,6 @@ func TestAPgWalMayBeALink(t *testing.T) {
 // TestNobodyElseIsHeard: whatever is no archive-push of a segment asks nobody, nor
 // does one whose member has no agent that said where it is.
 func TestNobodyElseIsHeard(t *testing.T) {
-	onLinux(t)
 	m := newMember(t, say(done(segment, "")))
 	path := filepath.Join(m.walDir, segment)
 	for _, args := range [][]string{
@@ -335,15 +382,17 @@ func TestNobodyElseIsHeard(t *testing.T) {
 		{"archive-push", path + ".partial"}, {"archive-push", filepath.Join(m.walDir, "00000002.history")},
 		{"archive-push", path, "--help"}, {"archive-push", "--config=" + path}, {"archive-push", filepath.Join(filepath.Dir(m.config), segment)},
 	} {
-		if _, ok := early.Ask(args, nil, never); ok {
+		if _, ok := ask(t, args); ok {
 			t.Errorf("%q was answered", args)
 		}
 	}
-	for _, content := range []string{"", "pgtender-agent 2\n/s\n/c\n", "pgtender-agent 1\n/s\n", "pgtender-agent 1\n/nowhere\n" + m.config + "\n", strings.Repeat("x", 1<<20)} {
+	real := content(t, filepath.Join(m.walDir, early.HintFile))
+	for _, content := range []string{"", real[:len(real)-1], real + "x", real + "\n", "x" + real, strings.Replace(real, "\n/", "\n\x00/", 1),
+		strings.Replace(real, m.config, "", 1), strings.Replace(real, m.config, strings.Repeat("/", 16<<10)+m.config, 1), "pgtender-agent 2\n/s\n/c\n", "pgtender-agent 1\n/s\n", "pgtender-agent 1\n/nowhere\n" + m.config + "\n", strings.Repeat("x", 1<<20)} {
 		if err := os.WriteFile(filepath.Join(m.walDir, ".pgtender-agent"), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, ok := early.Ask(m.args(), nil, never); ok {
+		if _, ok := ask(t, m.args()); ok {
 			t.Errorf("answered by the hint %.40q", content)
 		}
 	}
@@ -352,30 +401,119 @@ func TestNobodyElseIsHeard(t *testing.T) {
 	}
 }
 
-// TestACommandThatIsToStopDoesNotWait for an agent that is at work.
+// TestACommandThatIsToStopDoesNotWait for an agent that is at work, and leaves no core:
+// PostgreSQL knows by the status that it was stopped.
 func TestACommandThatIsToStopDoesNotWait(t *testing.T) {
-	onLinux(t)
-	end := make(chan struct{})
-	m := newMember(t, func(c net.Conn) { io.WriteString(c, early.Beat); <-end })
-	defer close(end)
-	begun := time.Now()
-	if _, ok := early.Ask(m.args(), nil, func() bool { return len(m.asked) > 0 }); ok {
-		t.Error("done, although nobody said so")
+	for _, c := range []struct {
+		signal syscall.Signal
+		want   string
+	}{{syscall.SIGQUIT, "exit status 131"}, {syscall.SIGTERM, "signal: terminated"}} {
+		end := make(chan struct{})
+		m := newMember(t, func(c net.Conn) { io.WriteString(c, early.Beat); <-end })
+		cmd := command(t, m.args())
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		<-m.asked
+		if err := cmd.Process.Signal(c.signal); err != nil {
+			t.Error(err)
+		}
+		if err := cmd.Wait(); err == nil || err.Error() != c.want {
+			t.Errorf("%v, want %s", err, c.want)
+		}
+		close(end)
 	}
-	if took := time.Since(begun); took > 2*time.Second {
-		t.Errorf("it took %s", took)
+}
+
+// TestAStrangerIsNotAsked: whoever may write to pg_wal can leave a hint, but the socket
+// must be this user's or root's.
+func TestAStrangerIsNotAsked(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can be another user")
+	}
+	m := newMember(t, say(done(segment, "")))
+	dir := filepath.Dir(m.walDir)
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(dir, "stranger")
+	l := listenAs(t, 65534, socket)
+	defer l.Close()
+	hint, _ := early.Hint{Socket: socket, Config: m.config}.Encode()
+	m.spool(t, early.HintFile, string(hint))
+	asked := make(chan []byte, 1)
+	go func() {
+		var got []byte
+		if conn, err := l.Accept(); err == nil {
+			io.WriteString(conn, done(segment, ""))
+			got, _ = io.ReadAll(conn)
+			conn.Close()
+		}
+		asked <- got
+	}()
+	if _, ok := ask(t, m.args()); ok {
+		t.Error("a stranger was believed")
+	}
+	if got := <-asked; len(got) > 0 {
+		t.Errorf("a stranger was told %q", got)
+	}
+}
+
+// listenAs listens as another user, who is what the kernel remembers of that.
+func listenAs(t *testing.T, uid int, socket string) net.Listener {
+	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	become := func(uid int) {
+		if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESUID, ^uintptr(0), uintptr(uid), ^uintptr(0)); e != 0 { // this thread alone
+			t.Fatal(e)
+		}
+	}
+	become(uid)
+	l, err := net.Listen("unix", socket)
+	become(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// TestAConfigurationThatCannotBeSent asks nobody.
+func TestAConfigurationThatCannotBeSent(t *testing.T) {
+	m := newMember(t, say(done(segment, "")))
+	for _, c := range []struct {
+		content string
+		want    bool
+	}{{"a\x00b", false}, {strings.Repeat("#", 128<<10), true}, {strings.Repeat("#", 128<<10+1), false}, {"", true}} {
+		if err := os.WriteFile(m.config, []byte(c.content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := ask(t, m.args()); ok != c.want || len(m.asked) > 0 != c.want {
+			t.Errorf("%d bytes are sent: %v", len(c.content), ok)
+		} else if ok && (<-m.asked).Content != c.content {
+			t.Errorf("%d bytes are not what is sent", len(c.content))
+		}
+	}
+	if err := os.WriteFile(m.config, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	value := "=" + strings.Repeat("x", 100<<10) // execve(2) takes no longer ones
+	if _, ok := ask(t, m.args(), "PGTENDER_X"+value, "PGTENDER_Y"+value); !ok {
+		t.Error("200 KiB are not sent")
+	}
+	if _, ok := ask(t, m.args(), "PGTENDER_X"+value, "PGTENDER_Y"+value, "PGTENDER_Z"+value); ok {
+		t.Error("300 KiB are sent")
 	}
 }
 
 // TestAnAgentThatIsSilentIsLeft after as long as the other way to ask takes.
 func TestAnAgentThatIsSilentIsLeft(t *testing.T) {
 	t.Parallel()
-	onLinux(t)
 	end := make(chan struct{})
 	m := newMember(t, func(net.Conn) { <-end })
 	defer close(end)
 	begun := time.Now()
-	if _, ok := early.Ask(m.args(), nil, never); ok {
+	if _, ok := ask(t, m.args()); ok {
 		t.Error("done, although nobody said so")
 	}
 	if took := time.Since(begun); took < 2*time.Second || took > 30*time.Second {
@@ -383,34 +521,34 @@ func TestAnAgentThatIsSilentIsLeft(t *testing.T) {
 	}
 }
 
-func TestAQuestionThatCannotBeSentIsNone(t *testing.T) {
-	for _, q := range []early.Question{{Content: "a\x00b"}, {Content: strings.Repeat("x", early.MaxQuestion)}} {
-		if b, ok := q.Encode(); ok {
-			t.Errorf("%d bytes would be sent", len(b))
-		}
-	}
-}
-
-func FuzzDecode(f *testing.F) {
-	q := early.Question{Dir: "/d", Config: "/c", Content: "x: 1\n", Args: []string{"archive-push", segment}, Environ: []string{"PGTENDER_X=1"}}
-	b, _ := q.Encode()
-	f.Add(b)
-	q.Args = []string{"archive-get", "--streamed", segment, "pg_wal/RECOVERYXLOG"}
-	b, _ = q.Encode()
-	f.Add(b)
-	f.Add([]byte("d\x00c\x00f\x00"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		q, err := early.Decode(b)
-		if err != nil {
-			return
-		}
-		if again, ok := q.Encode(); !ok || string(again) != string(b) {
-			t.Errorf("%q becomes %q", b, again)
-		}
-		if e, ok := early.ErrandOf(q.Args); ok {
-			if operands := e.Operands(); !slices.Equal(operands, q.Args[len(q.Args)-len(operands):]) || !strings.HasSuffix(q.Path(e), e.Path) {
-				t.Errorf("%q is %+v", q.Args, e)
+// FuzzAnswer: whatever an agent says, in whatever pieces, is done only if that is what
+// it says as a whole.
+func FuzzAnswer(f *testing.F) {
+	f.Add([]byte(early.Beat+done(segment, "log\n")), 7)
+	f.Add([]byte(done(segment, "log\n")), 1)
+	f.Add([]byte(done("x", "")), 3)
+	f.Add(early.No(), 1)
+	f.Add([]byte("done "+segment+" 04\n0000"), 145)
+	f.Fuzz(func(t *testing.T, b []byte, piece int) {
+		m := newMember(t, func(c net.Conn) {
+			for part := range slices.Chunk(b, max(1, piece)) {
+				if _, err := c.Write(part); err != nil {
+					return // the command is gone
+				}
 			}
+		})
+		log, ok := ask(t, m.args())
+		// What follows a whole answer may come too late to be seen.
+		said := b
+		for bytes.HasPrefix(said, []byte(early.Beat)) {
+			said = said[len(early.Beat):]
+		}
+		_, rest, _ := strings.Cut(string(said), "\n")
+		switch {
+		case ok && !bytes.HasPrefix(said, []byte(done(segment, log))):
+			t.Errorf("%q is done, and %q logged", b, log)
+		case !ok && len(said) <= 64<<10 && string(said) == done(segment, rest):
+			t.Errorf("%q is not done", b)
 		}
 	})
 }
