@@ -181,10 +181,7 @@ func (r *prefetching) look(ctx context.Context) error {
 		r.lineage, r.asked, r.listed = l, pg.Segment{}, time.Time{}
 	}
 	r.checked = begin
-	if err := ReplaceHint(r.spool.path("fresh"), []byte(r.Reader)); err != nil {
-		return err
-	}
-	if err := os.Chtimes(r.spool.path("fresh"), time.Time{}, begin); err != nil {
+	if err := r.spool.prove(r.Reader, begin); err != nil {
 		return err
 	}
 	r.mu.Lock()

@@ -3,6 +3,7 @@ package archive_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -95,6 +96,12 @@ func (x *recovery) ask(t testing.TB, n pg.SegmentNumber) {
 	if err := x.spool.Ask(x.b.name(n)); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// prove says to whom what lies in the spool was proved, and when.
+func (x *recovery) prove(t testing.TB, reader string, at time.Time) {
+	t.Helper()
+	save(t, filepath.Join(x.dir, ".pgtender-spool", "fresh"), fmt.Appendf(nil, "%d %s", at.UnixNano(), reader))
 }
 
 // files names the segments in the spool.
@@ -202,16 +209,26 @@ func TestWhatIsInTheSpoolIsNotTrusted(t *testing.T) {
 			save(t, filepath.Join(filepath.Dir(path), x.b.name(5)+"~"+repo.DigestOf(content).String()), content)
 		},
 		"a history that was looked at long ago": func(t *testing.T, x *recovery, _ string) {
-			old := time.Now().Add(-6 * time.Second)
-			if err := os.Chtimes(filepath.Join(x.dir, ".pgtender-spool", "fresh"), old, old); err != nil {
-				t.Fatal(err)
-			}
+			x.prove(t, "me", time.Now().Add(-6*time.Second))
+		},
+		"a history that will be looked at": func(t *testing.T, x *recovery, _ string) {
+			x.prove(t, "me", time.Now().Add(time.Minute))
 		},
 		"another reader": func(t *testing.T, x *recovery, _ string) {
-			save(t, filepath.Join(x.dir, ".pgtender-spool", "fresh"), []byte("you"))
+			x.prove(t, "you", time.Now())
+		},
+		"a copy, which pg_rewind makes of its source's": func(t *testing.T, x *recovery, _ string) {
+			fresh := filepath.Join(x.dir, ".pgtender-spool", "fresh")
+			content, err := os.ReadFile(fresh)
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(6 * time.Second) // until it is no proof any more
+			save(t, fresh, content)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			x := startRecovery(t, 6)
 			x.ask(t, 4)
 			ctx, cancel := context.WithCancel(t.Context())
@@ -233,7 +250,7 @@ func TestWhatIsInTheSpoolIsNotTrusted(t *testing.T) {
 			if x.take(t, 5) {
 				t.Error("it was handed over")
 			}
-			save(t, filepath.Join(x.dir, ".pgtender-spool", "fresh"), []byte("me"))
+			x.prove(t, "me", time.Now())
 			if !x.take(t, 6) {
 				t.Error("what is sound was not")
 			}

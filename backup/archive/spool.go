@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,8 +23,8 @@ import (
 // not fresh or not intact is fetched as if there were no spool.
 //
 //	SEGMENT~DIGEST   a whole segment, named after the digest of its bytes
-//	fresh            its age tells when the segments were last proved to be the
-//	                 ones to serve, its content to whom
+//	fresh            to whom the segments were last proved to be the ones to serve,
+//	                 and when
 //	asked            the segment that was asked for last
 //	lock             held by the one Prefetch that works here
 //	tmp-*            a segment that it is laying down
@@ -114,13 +116,30 @@ func (s Spool) files() []string {
 	return out
 }
 
+// prove notes that what lies in the spool is what to serve to a reader, as it was
+// found at that time.
+func (s Spool) prove(reader string, at time.Time) error {
+	return ReplaceHint(s.path("fresh"), proof(reader, at))
+}
+
+// proof is what prove notes. The file's own time would not do: pg_rewind copies the
+// spool that a killed process left in its source's pg_wal, and a copy is new.
+func proof(reader string, at time.Time) []byte {
+	return fmt.Appendf(nil, "%d %s", at.UnixNano(), reader)
+}
+
 func (s Spool) isFresh(reader string) bool {
-	info, err := os.Stat(s.path("fresh"))
-	if err != nil || !provedOfLate(info.ModTime()) {
+	content, err := small(s.path("fresh"))
+	if err != nil {
 		return false
 	}
-	content, err := small(s.path("fresh"))
-	return err == nil && string(content) == reader
+	when, _, _ := strings.Cut(string(content), " ")
+	nanos, err := strconv.ParseInt(when, 10, 64)
+	if err != nil {
+		return false
+	}
+	at := time.Unix(0, nanos)
+	return provedOfLate(at) && bytes.Equal(content, proof(reader, at))
 }
 
 // intact reports an error unless a file holds the segment of that name, with that
