@@ -37,7 +37,8 @@ type Options struct {
 	// out; while a stream goes on it is no reason to end it.
 	Leader func(context.Context) (Server, error)
 	// Push says how complete segments and histories are archived; Path, WALDir,
-	// SystemID and Leadership are set here.
+	// SystemID and Leadership are set here. Its CheckOwner is asked before the
+	// first chunk of a segment, too.
 	Push archive.PushOptions
 	// Leads says by a fresh look whether the server that was streamed from
 	// leads the cluster on timeline t, so that its WAL counts where it differs
