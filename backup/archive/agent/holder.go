@@ -17,14 +17,15 @@ import (
 type holder struct {
 	name  string
 	conn  *server.Conn
-	told  func(error)   // what is called when the server ends the session
+	told  func(error)   // what is called when the server ends the session, or the slot
 	end   chan struct{} // closed when it has
 	leave func()        // stops watching the session, which does nothing else meanwhile
 }
 
 // newHolder makes the slot, which holds WAL from at on. The server ends a session
 // from which it hears nothing for as long as silence; 13 waits for ever. ended is
-// called, from another goroutine, when the session ends otherwise than by close.
+// called once, from whatever goroutine finds it out, when the slot ends otherwise
+// than by close.
 func newHolder(ctx context.Context, conn *server.Conn, silence time.Duration, ended func(error)) (h *holder, at pg.LSN, err error) {
 	h = &holder{name: fmt.Sprintf("%s%d", SlotPrefix, os.Getpid()), conn: conn, told: ended, end: make(chan struct{})}
 	if conn.Version().Major() >= 14 { // 13 has no idle_session_timeout
@@ -47,14 +48,35 @@ func (h *holder) watch() {
 	h.leave = func() { cancel(); <-done }
 	go func() {
 		defer close(done)
-		if err := h.conn.WaitEnd(ctx); err != nil && !h.gone() {
-			close(h.end)
-			h.told(err)
+		if err := h.conn.WaitEnd(ctx); err != nil {
+			h.lose(err)
 		}
 	}()
 }
 
-// lost gives a channel that is closed when the server has ended the session.
+// use does something in the session, which nobody watches meanwhile. With an error the
+// slot is gone, whether the session is or not.
+func (h *holder) use(do func() error) error {
+	h.leave()
+	err := do()
+	if err != nil {
+		h.leave = func() {}
+		h.lose(err)
+		return err
+	}
+	h.watch()
+	return nil
+}
+
+// lose takes note that the slot has ended.
+func (h *holder) lose(err error) {
+	if !h.gone() {
+		close(h.end)
+		h.told(err)
+	}
+}
+
+// lost gives a channel that is closed when the slot has ended.
 func (h *holder) lost() <-chan struct{} {
 	if h == nil {
 		return nil
@@ -62,7 +84,7 @@ func (h *holder) lost() <-chan struct{} {
 	return h.end
 }
 
-// gone reports whether the server has ended the session.
+// gone reports whether the slot has ended.
 func (h *holder) gone() bool {
 	select {
 	case <-h.lost():
@@ -82,16 +104,16 @@ func (h *holder) slot() string {
 
 // advance lets go of the WAL before to, and gives where the slot stands then.
 func (h *holder) advance(ctx context.Context, to pg.LSN) (at pg.LSN, err error) {
-	h.leave()
-	defer h.watch()
-	return h.conn.AdvanceSlot(ctx, h.name, to)
+	err = h.use(func() (err error) {
+		at, err = h.conn.AdvanceSlot(ctx, h.name, to)
+		return err
+	})
+	return at, err
 }
 
 // ping lets the server know that the session is in use.
 func (h *holder) ping(ctx context.Context) error {
-	h.leave()
-	defer h.watch()
-	return h.conn.Ping(ctx)
+	return h.use(func() error { return h.conn.Ping(ctx) })
 }
 
 // close ends the session, and the slot with it.

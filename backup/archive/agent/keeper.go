@@ -185,6 +185,9 @@ func (k *Keeper) fail(ctx context.Context, err error) {
 
 // ended is called when the server has ended the slot's session. life is Run's.
 func (k *Keeper) ended(life context.Context, err error) {
+	if life.Err() != nil {
+		return // that is why
+	}
 	k.rescue(life)
 	k.log().Warn("WAL on this member is held no more until the server answers again", "error", err)
 	k.show(func(s *KeeperStatus) {
