@@ -37,15 +37,8 @@ func TestAPromotedServersWAL(t *testing.T) {
 		t.Fatal(err)
 	}
 	left, _ := history.End(1)
-	position := func(c *pgtest.Cluster) pg.LSN {
-		end, err := pg.ParseLSN(c.Value(t, "SELECT pg_current_wal_insert_lsn()"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return end
-	}
 	read := func(t *testing.T, c *pgtest.Cluster, h pg.History) {
-		end := position(c)
+		end := written(t, c)
 		dir := wal.Dir{Path: filepath.Join(c.DataDir, "pg_wal"), History: h, SegmentSize: size}
 		r := wal.NewReader(dir, start, wal.ReaderOptions{History: h, SegmentSize: size})
 		if records := readMapped(t, r, pg.MaxLSN, new(wal.BlockMap)); len(records) == 0 || r.End() < end {
@@ -63,7 +56,7 @@ func TestAPromotedServersWAL(t *testing.T) {
 	t.Run("is read along the old timeline on the old primary", func(t *testing.T) { read(t, old, pg.FirstTimeline()) })
 	t.Run("is one chain of segments", func(t *testing.T) {
 		var c wal.Chain
-		for n := size.SegmentOf(start); n < size.SegmentBefore(position(promoted)); n++ {
+		for n := size.SegmentOf(start); n < size.SegmentBefore(written(t, promoted)); n++ {
 			tl := history.TimelineAt(size.Start(n+1) - 1)
 			in := inspect(t, segment(promoted, tl, n, ""), wal.Expect{SegmentSize: size, Segment: pg.Segment{Timeline: tl, Number: n}})
 			if _, err := c.Add(in.Info, in.Carry); err != nil {

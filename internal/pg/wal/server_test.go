@@ -71,7 +71,7 @@ func work(t *testing.T, s setting) *live {
 	l.Cluster = pgtest.New(t, pgtest.Options{Major: s.major, WALSegSize: s.segment, Checksums: s.checksums, Config: config})
 	space := pgtest.Dir(t)
 	l.Exec(t, "CREATE TABLESPACE aside LOCATION '"+space+"'", "CHECKPOINT")
-	l.start = l.insertPosition(t)
+	l.start = written(t, l.Cluster)
 	leave := func() {}
 	if s.crowd {
 		leave = l.crowd(t)
@@ -83,18 +83,21 @@ func work(t *testing.T, s setting) *live {
 	w.Run(t, s.steps/3)
 	leave()
 	l.Exec(t, "CHECKPOINT", "SELECT pg_switch_wal()", "CREATE TABLE last AS SELECT 1", "CHECKPOINT")
-	l.end = l.insertPosition(t)
+	l.end = written(t, l.Cluster)
 	l.read(t)
 	t.Logf("seed %d: %d records from %s to %s", s.seed, len(l.records), l.start, l.end)
 	return l
 }
 
-func (l *live) insertPosition(t *testing.T) pg.LSN {
+// written gives the end of a server's WAL, once all of it is in files: what no commit
+// waits for, such as that a page was pruned, the server writes when it likes.
+func written(t *testing.T, c *pgtest.Cluster) pg.LSN {
 	t.Helper()
-	p, err := pg.ParseLSN(l.Value(t, "SELECT pg_current_wal_insert_lsn()"))
+	p, err := pg.ParseLSN(c.Value(t, "SELECT pg_current_wal_insert_lsn()"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.WaitFor(t, fmt.Sprintf("SELECT pg_current_wal_flush_lsn() >= '%s'", p), "t")
 	return p
 }
 
@@ -245,7 +248,7 @@ func (l *live) overwrites(t *testing.T) {
 	}
 	l.Start(t)
 	l.Exec(t, "CREATE TABLE after_the_crash AS SELECT 1")
-	l.end = l.insertPosition(t)
+	l.end = written(t, l.Cluster)
 	l.read(t)
 	for _, rec := range l.records {
 		if rec.Rmgr == 0 && rec.Info == 0xD0 {
