@@ -57,7 +57,7 @@ func (p *pusher) judge(ctx context.Context, f *segmentFile, content *repo.WALInt
 		return nil, fmt.Errorf("%w: the file says that segments have %d bytes", err, f.size)
 	}
 	expect := wal.Expect{SystemID: p.repo.Cluster().SystemID, SegmentSize: f.size, Segment: seg, Unfinished: true}
-	in, err := wal.InspectPieces(content.Piece, f.length, expect)
+	in, err := wal.InspectPieces(content, f.length, expect)
 	switch {
 	case err != nil && !name.Partial && p.unwritten(f, own, seg):
 		return nil, errUnwritten

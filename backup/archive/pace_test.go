@@ -34,7 +34,11 @@ func TestOnlyAFarBacklogIsCompressedHastily(t *testing.T) {
 // to itself, and comes back.
 func TestHowASegmentIsCompressedDoesNotShow(t *testing.T) {
 	r, _ := repotest.New(t)
-	b := filled(1, 4, 6)
+	b := newBuilder(1, 4)
+	b.size = 4 << 20 // of several chunks: how the first one shrinks says how to go on
+	for n := pg.SegmentNumber(4); n <= 6; n++ {
+		b.segments[n] = repotest.WAL(1, n, b.size)
+	}
 	dir := backlog(t, b, 4, 6)
 	var hurry archive.Pacer
 	hurry.Waits(100)
@@ -61,7 +65,7 @@ func TestHowASegmentIsCompressedDoesNotShow(t *testing.T) {
 			t.Errorf("segment %d comes back otherwise", n)
 		}
 	}
-	if repo.HasHaste && sizes[true] <= sizes[false] {
+	if repo.HasHaste && sizes[true] <= sizes[false]+sizes[false]/100 {
 		t.Errorf("in haste %d bytes, else %d: nothing shows that it was in haste", sizes[true], sizes[false])
 	}
 }

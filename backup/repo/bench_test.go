@@ -3,11 +3,13 @@
 package repo_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"hash/crc32"
 	"io"
 	"iter"
+	"os"
 	"syscall"
 	"testing"
 
@@ -18,6 +20,7 @@ import (
 	"github.com/pgtender/pgtender/backup/repo/repotest"
 	"github.com/pgtender/pgtender/backup/storage"
 	"github.com/pgtender/pgtender/backup/storage/mem"
+	"github.com/pgtender/pgtender/internal/pg/wal"
 )
 
 // discard takes everything and keeps nothing, so that writing alone is measured.
@@ -136,19 +139,82 @@ func BenchmarkFetch(b *testing.B) {
 	}
 }
 
-func BenchmarkEncodeWAL(b *testing.B) {
+// benchSegment is 16 MiB of WAL: the file named by PGTENDER_BENCH_WAL, such as one of a
+// real server's, or generated.
+func benchSegment(b *testing.B) []byte {
+	if path := os.Getenv("PGTENDER_BENCH_WAL"); path != "" {
+		s, err := os.ReadFile(path)
+		if err != nil || len(s) != 16<<20 {
+			b.Fatalf("%d bytes, %v", len(s), err)
+		}
+		return s
+	}
+	return repotest.WAL(1, 5, 16<<20)
+}
+
+// BenchmarkTakeWAL is what an archiver does, judging apart; ratio is that of the raw
+// bytes to the stored ones.
+func BenchmarkTakeWAL(b *testing.B) {
+	segment := benchSegment(b)
 	r := repo.Open(discard{mem.New()}, repotest.Cluster, repo.Options{})
-	h := walHeader()
-	h.SegmentSize = 16 << 20
-	h.FirstRecord, h.LastRecord, h.LastComplete = 0, 0, 0
-	h.End = h.Start() + 16<<20
-	b.SetBytes(16 << 20)
+	p := sounds{r.TakeWAL(bytes.NewReader(segment), int64(len(segment))), nil}
+	if _, err := wal.InspectPieces(&p, int64(len(segment)), wal.Expect{}); err != nil {
+		b.Fatal(err)
+	}
+	h := segmentHeader(16 << 20)
+	h.LastRecord, h.LastComplete = h.FirstRecord, h.FirstRecord
+	for name, r := range map[string]*repo.Repo{"usual": r, "hasty": r.Hastily()} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(segment)))
+			cpu := cpuTime(b)
+			var stored int64
+			for b.Loop() {
+				in, next := r.TakeWAL(readerAt(segment), int64(len(segment))), p.heard
+				for off := int64(0); off < int64(len(segment)); {
+					piece, err := in.Piece(off)
+					if err != nil {
+						b.Fatal(err)
+					}
+					off += int64(len(piece))
+					for len(next) > 0 && next[0] < off {
+						in.Sound(next[0])
+						next = next[1:]
+					}
+				}
+				d, err := in.Encode(h, nil, nil)
+				if err != nil {
+					b.Fatal(err)
+				}
+				stored = d.Size()
+				d.Close()
+				in.Close()
+			}
+			b.ReportMetric(float64(len(segment))/float64(stored), "ratio")
+			cpu(len(segment))
+		})
+	}
+}
+
+// sounds keeps what the intake hears.
+type sounds struct {
+	*repo.WALIntake
+	heard []int64
+}
+
+func (s *sounds) Sound(off int64) { s.heard = append(s.heard, off) }
+
+func BenchmarkReadWAL(b *testing.B) {
+	segment := benchSegment(b)
+	r := repo.Open(mem.New(), repotest.Cluster, repo.Options{})
+	h := segmentHeader(16 << 20)
+	if err := putWAL(b.Context(), r, h, r.WALKey, nil, nil, segment); err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(int64(len(segment)))
 	for b.Loop() {
-		d, err := r.EncodeWAL(h, nil, nil, readerAt(benchPages))
-		if err != nil {
+		if _, err := r.ReadWAL(b.Context(), r.WALKey(&h), io.Discard); err != nil {
 			b.Fatal(err)
 		}
-		d.Close()
 	}
 }
 

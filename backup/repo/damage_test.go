@@ -74,6 +74,11 @@ func specimens(t testing.TB) map[string]specimen {
 		h := walHeader()
 		return putWAL(ctx, r, h, r.WALKey, []byte("the block map"), bytes.Repeat([]byte("carry"), 20), bytes.Repeat([]byte("0123456789abcdef"), bs/16))
 	})
+	add("condensed WAL segment", func(r *repo.Repo) error {
+		h := segmentHeader(1 << 20)
+		h.End = h.Start() + 2*bs
+		return putWAL(ctx, r, h, r.WALKey, nil, nil, repotest.WAL(9, h.Segment, h.SegmentSize))
+	})
 	add("stream chunk", func(r *repo.Repo) error {
 		h, raw := walHeader(), bytes.Repeat([]byte("0123456789abcdef"), bs/16)
 		_, err := r.PutChunk(ctx, repo.Chunk{Incarnation: h.Incarnation, Segment: h.Segment, SegmentSize: h.SegmentSize, Prefix: repo.DigestOf(raw)}, raw)
@@ -205,7 +210,7 @@ func TestAnObjectUnderAForeignKeyIsFound(t *testing.T) {
 			case repo.KeyWALIndex:
 				other.Group++
 			case repo.KeyWAL, repo.KeyStream:
-				other.WAL.Segment = strings.Replace(k.WAL.Segment, "5", "6", 1)
+				other.WAL.Segment = k.WAL.Segment[:23] + "7"
 			case repo.KeyOwner:
 				other.Number++
 			case repo.KeyPack:

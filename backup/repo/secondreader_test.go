@@ -411,7 +411,7 @@ func (s second) wal(key string) error {
 		at += stored
 	}
 	chunks, rawChunk := u32(o, 120), u32(o, 136)
-	table := o[at : at+8*chunks]
+	table := o[at : at+12*chunks]
 	if sum(table) != uint32(u32(o, 124)) {
 		return errors.New("chunk table")
 	}
@@ -419,13 +419,19 @@ func (s second) wal(key string) error {
 	want := int(end - number*size)
 	var content []byte
 	for i := range chunks {
-		stored, raw := u32(table, 8*i), min(rawChunk, want-len(content))
-		if sum(o[at:at+stored]) != uint32(u32(table, 8*i+4)) {
+		stored, condensed, raw := u32(table, 12*i), u32(table, 12*i+4), min(rawChunk, want-len(content))
+		if sum(o[at:at+stored]) != uint32(u32(table, 12*i+8)) {
 			return fmt.Errorf("chunk %d", i)
 		}
-		b, err := inflate(sectionCodec(o, stored, raw), o[at:at+stored], raw)
+		b, err := inflate(sectionCodec(o, stored, condensed), o[at:at+stored], condensed)
 		if err != nil {
 			return err
+		}
+		if condensed < raw {
+			x := undone{in: b, page: 1 << o[50], size: raw}
+			if b = x.all(); len(x.in) > 0 {
+				return fmt.Errorf("chunk %d: %d bytes too many", i, len(x.in))
+			}
 		}
 		content = append(content, b...)
 		at += stored
@@ -434,6 +440,100 @@ func (s second) wal(key string) error {
 		return fmt.Errorf("%d bytes for %d, or another digest", len(content), want)
 	}
 	return nil
+}
+
+// undone is a condensed chunk whose bytes are put back one by one.
+type undone struct {
+	in, out    []byte
+	page, size int
+}
+
+func (x *undone) next(n int) []byte {
+	b := x.in[:n]
+	x.in = x.in[n:]
+	return b
+}
+
+// put adds a byte of a record; so many bytes of it, this one included, are to come.
+func (x *undone) put(b byte, left int) {
+	x.begin(left)
+	x.out = append(x.out, b)
+}
+
+// begin adds a page's header where one belongs.
+func (x *undone) begin(left int) {
+	if len(x.out)%x.page > 0 || len(x.out) == x.size {
+		return
+	}
+	h := make([]byte, 24)
+	copy(h, x.out[:8])
+	h[2] &^= 1 | 2
+	if left > 0 {
+		h[2] |= 1
+	}
+	binary.LittleEndian.PutUint64(h[8:], x.address(len(x.out)))
+	binary.LittleEndian.PutUint32(h[16:], uint32(left))
+	x.out = append(x.out, h...)
+}
+
+func (x *undone) address(off int) uint64 { return binary.LittleEndian.Uint64(x.out[8:]) + uint64(off) }
+
+func (x *undone) align() {
+	for len(x.out)%8 > 0 && len(x.out) < x.size {
+		x.out = append(x.out, 0)
+	}
+}
+
+// room counts the bytes of a record that fit in, one by one.
+func (x *undone) room() (n int) {
+	for at := len(x.out); at < x.size; at++ {
+		if at%x.page == 0 {
+			at += 24
+		}
+		n++
+	}
+	return n
+}
+
+func (x *undone) all() []byte {
+	long := 24
+	if x.in[2]&2 > 0 {
+		long = 40
+	}
+	x.out = append(x.out, x.next(long)...)
+	for left := u32(x.out, 16); left > 0 && len(x.out) < x.size; left-- {
+		x.put(x.next(1)[0], left)
+	}
+	x.align()
+	var prev uint64
+	for first := true; len(x.out) < x.size; first = false {
+		x.begin(0)
+		room := x.room()
+		if room < 24 {
+			x.out = append(x.out, x.next(x.size-len(x.out))...)
+			break
+		}
+		start, total := x.address(len(x.out)), u32(x.in, 0)
+		rec := append([]byte{}, x.next(8)...)
+		rec = binary.LittleEndian.AppendUint64(rec, prev)
+		if first {
+			copy(rec[8:], x.next(8))
+		}
+		rec = append(append(rec, x.next(2)...), 0, 0, 0, 0, 0, 0)
+		if room < total {
+			copy(rec[20:], x.next(4))
+		}
+		rec = append(rec, x.next(min(room, total)-24)...)
+		if room >= total {
+			binary.LittleEndian.PutUint32(rec[20:], sum(rec[24:], rec[:20]))
+		}
+		for i, b := range rec {
+			x.put(b, total-i)
+		}
+		x.align()
+		prev = start
+	}
+	return x.out
 }
 
 // sectionCodec is the object's, where a section became smaller by it.

@@ -1,6 +1,11 @@
 package repo
 
-import "github.com/pgtender/pgtender/internal/pg"
+import (
+	"math/bits"
+
+	"github.com/pgtender/pgtender/internal/pg"
+	"github.com/pgtender/pgtender/internal/pg/wal"
+)
 
 // WALFlags say what kind of segment a WAL object holds. Except for WALPartial
 // and WALBlockMap they come from whoever read the WAL.
@@ -57,6 +62,7 @@ type walSections struct {
 	tableSum    uint32
 	chunksSize  uint64 // stored
 	chunkLength uint32 // raw
+	pageSize    uint32 // that chunks are condensed by; 0: none is
 }
 
 type walSection struct {
@@ -72,6 +78,7 @@ const (
 	maxChunk      = 16 << 20
 	walChunk      = 1 << 20 // what EncodeWAL uses
 	maxWALObject  = 3 << 30 // more than the largest segment can become
+	chunkEntry    = 12      // bytes of the chunk table for each
 )
 
 // Start gives the LSN of the segment's first byte.
@@ -108,7 +115,7 @@ func (h *WALHeader) validate() error {
 		return bad(64, "records from %s to %s in a segment from %s to %s", h.FirstRecord, h.LastRecord, start, h.End)
 	case h.LastComplete != 0 && (h.LastComplete < h.FirstRecord || h.LastComplete > h.LastRecord):
 		return bad(184, "last complete record at %s, with records from %s to %s", h.LastComplete, h.FirstRecord, h.LastRecord)
-	case h.BlockSize != 0 && (h.BlockSize < 1<<10 || h.BlockSize > 1<<16 || h.BlockSize&(h.BlockSize-1) != 0):
+	case h.BlockSize != 0 && !wal.ValidBlockSize(h.BlockSize):
 		return bad(148, "WAL block size %d", h.BlockSize)
 	case (h.BlockSize == 0) != (h.FirstTimeline == 0) || h.FirstTimeline > h.LastTimeline || h.LastTimeline > h.Incarnation.Timeline || (h.FirstTimeline == 0) != (h.LastTimeline == 0):
 		return bad(192, "pages of timelines %s to %s of %d bytes in a segment of timeline %s", h.FirstTimeline, h.LastTimeline, h.BlockSize, h.Incarnation.Timeline)
@@ -128,7 +135,9 @@ func (h *WALHeader) tableOffset() int64 {
 	return walHead + int64(h.sections.blockMap.stored) + int64(h.sections.carry.stored)
 }
 
-func (h *WALHeader) chunksOffset() int64 { return h.tableOffset() + 8*int64(h.sections.chunks) }
+func (h *WALHeader) chunksOffset() int64 {
+	return h.tableOffset() + chunkEntry*int64(h.sections.chunks)
+}
 
 func (h *WALHeader) encode() []byte {
 	b, s := make([]byte, walHead), &h.sections
@@ -142,6 +151,9 @@ func (h *WALHeader) encode() []byte {
 	le.PutUint64(b[32:], uint64(h.Segment))
 	copy(b[40:], h.Incarnation.Ancestry[:])
 	le.PutUint16(b[48:], h.PageMagic)
+	if s.pageSize > 0 {
+		b[50] = byte(bits.TrailingZeros32(s.pageSize))
+	}
 	for i, l := range [...]pg.LSN{h.End, h.FirstRecord, h.FirstPrev, h.LastRecord} {
 		le.PutUint64(b[56+8*i:], uint64(l))
 	}
@@ -185,7 +197,12 @@ func parseWALHeader(b []byte) (h WALHeader, err error) {
 	if b[11] != 0 {
 		return h, unknownVersion("cipher", int(b[11]))
 	}
-	for _, r := range [][2]int{{50, 56}, {200, 252}} {
+	if log := b[50]; log > 31 {
+		return h, damage(50, "chunks condensed by pages of 2^%d bytes", log)
+	} else if log > 0 {
+		h.sections.pageSize = 1 << log
+	}
+	for _, r := range [][2]int{{51, 56}, {200, 252}} {
 		if err := reserved(b[r[0]:r[1]], int64(r[0])); err != nil {
 			return h, err
 		}
@@ -204,6 +221,9 @@ func (h *WALHeader) checkSections() error {
 	}
 	if s.chunkLength < minChunk || s.chunkLength > maxChunk || s.chunkLength&(s.chunkLength-1) != 0 {
 		return damage(136, "chunk size %d", s.chunkLength)
+	}
+	if s.pageSize != 0 && !wal.ValidBlockSize(s.pageSize) {
+		return damage(50, "chunks condensed by pages of %d bytes", s.pageSize)
 	}
 	if want := (length + uint64(s.chunkLength) - 1) / uint64(s.chunkLength); uint64(s.chunks) != want || s.chunksSize > length || s.chunksSize < want {
 		return damage(120, "%d chunks of %d bytes, stored as %d, for %d bytes", s.chunks, s.chunkLength, s.chunksSize, length)

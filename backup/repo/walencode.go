@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"runtime"
@@ -8,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"github.com/pgtender/pgtender/backup/storage"
+	"github.com/pgtender/pgtender/internal/pg/wal"
 )
 
 // walSpool is how much of an encoded segment is kept in memory; what is larger
@@ -30,9 +32,12 @@ type walMemory struct {
 	slots  [walWorkers + 1]walSlot
 }
 
-// walSlot holds one chunk, as it was read and, unless it is made where it is to be,
-// as it is stored.
-type walSlot struct{ raw, stored []byte }
+// walSlot holds one chunk, as it was read, condensed and, unless it is made where it
+// is to be, as it is stored.
+type walSlot struct {
+	raw, condensed, stored []byte
+	sound                  wal.Marks // records whose CRC is known to be right
+}
 
 // room gives memory for n stored bytes.
 func (s *walSlot) room(n int) []byte {
@@ -85,7 +90,7 @@ type WALIntake struct {
 
 // TakeWAL begins to read a segment of so many bytes, which is closed in the end.
 // Chunks are compressed on up to four processors; memory is the compressed segment,
-// at most 64 MiB of it, and 2 MiB per processor and 2 more.
+// at most 64 MiB of it, and 3 MiB per processor and 3 more.
 func (r *Repo) TakeWAL(segment io.ReaderAt, length int64) *WALIntake {
 	m := lendWALMemory(length)
 	in := &WALIntake{
@@ -108,6 +113,7 @@ func (r *Repo) TakeWAL(segment io.ReaderAt, length int64) *WALIntake {
 // begins begins the next chunk.
 func (in *WALIntake) begins(s *walSlot) {
 	s.raw = sized(s.raw, walChunk)[:0]
+	s.sound.Reset(walChunk)
 	in.slot, in.hashed = s, 0
 }
 
@@ -130,6 +136,15 @@ func (in *WALIntake) Piece(off int64) ([]byte, error) {
 	}
 	in.slot.raw = raw[:len(raw)+len(b)]
 	return b, nil
+}
+
+// Sound says that the CRC of the record at an offset is right. It counts if the record
+// begins and ends in what [WALIntake.Piece] gave last, or shortly before: for others it
+// is computed again where it is needed.
+func (in *WALIntake) Sound(off int64) {
+	if at := off - in.begin; at >= 0 && at < int64(len(in.slot.raw)) {
+		in.slot.sound.Add(int(at))
+	}
 }
 
 // read fills b, which is not empty unless off is the segment's end or behind it.
@@ -156,6 +171,9 @@ func (in *WALIntake) settle(n int) {
 // handOn has the chunk compressed and begins the next one.
 func (in *WALIntake) handOn() {
 	s, off := in.slot, in.begin
+	if off == 0 {
+		in.encoder.readsPages(s.raw)
+	}
 	in.begin += int64(len(s.raw))
 	if !in.beside {
 		in.encoder.encode(s, off, func(n int) []byte {
@@ -213,8 +231,9 @@ func (in *WALIntake) giveOn() *walMemory {
 
 // walEncoder compresses chunks side by side, and writes them in order.
 type walEncoder struct {
-	repo *Repo
-	out  *spool // written to by whoever has written.L
+	repo     *Repo
+	pageSize uint32 // of WAL pages; 0: it is no WAL, or is not to be condensed
+	out      *spool // written to by whoever has written.L
 
 	written *sync.Cond
 	at      int64  // chunks up to here are written; guarded by written.L
@@ -224,13 +243,28 @@ type walEncoder struct {
 	err     error  // the first; guarded by written.L
 }
 
-// encode compresses the chunk at off, in some room, and writes it.
-func (e *walEncoder) encode(s *walSlot, off int64, room func(n int) []byte) {
-	stored, err := e.compress(s.raw, room)
-	e.write(off, int64(len(s.raw)), stored, err)
+// readsPages learns from a segment's start how large its pages are.
+func (e *walEncoder) readsPages(start []byte) {
+	h, err := wal.ReadSegmentHeader(bytes.NewReader(start))
+	if err == nil && h.Plausible() && wal.ValidBlockSize(h.BlockSize) && e.repo.codec() != CodecNone {
+		e.pageSize = h.BlockSize
+	}
 }
 
-func (e *walEncoder) compress(raw []byte, room func(n int) []byte) (stored []byte, err error) {
+// encode condenses the chunk at off, compresses it, in some room, and writes it.
+func (e *walEncoder) encode(s *walSlot, off int64, room func(n int) []byte) {
+	content := s.raw
+	if e.pageSize > 0 {
+		s.condensed = sized(s.condensed, len(s.raw))
+		if c, ok := wal.Condense(s.condensed[:0], s.raw, int(e.pageSize), s.sound); ok {
+			content = c
+		}
+	}
+	stored, err := e.compress(content, room)
+	e.write(off, int64(len(s.raw)), content, stored, err)
+}
+
+func (e *walEncoder) compress(content []byte, room func(n int) []byte) (stored []byte, err error) {
 	how := searchWAL
 	if e.repo.hasty {
 		e.written.L.Lock()
@@ -238,7 +272,7 @@ func (e *walEncoder) compress(raw []byte, room func(n int) []byte) (stored []byt
 		e.written.L.Unlock()
 	}
 	err = withCompressor(func(z compressor) (err error) {
-		stored, _, err = compressTo(z, room(z.bound(len(raw))), raw, e.repo.codec(), e.repo.opts.Level, how)
+		stored, _, err = compressTo(z, room(z.bound(len(content))), content, e.repo.codec(), e.repo.opts.Level, how)
 		return err
 	})
 	return stored, err
@@ -246,7 +280,7 @@ func (e *walEncoder) compress(raw []byte, room func(n int) []byte) (stored []byt
 
 // write appends the chunk of n raw bytes at off once those before it are written,
 // unless there was an error, of it or of another.
-func (e *walEncoder) write(off, n int64, stored []byte, err error) {
+func (e *walEncoder) write(off, n int64, content, stored []byte, err error) {
 	e.written.L.Lock()
 	defer e.written.L.Unlock()
 	defer e.written.Broadcast()
@@ -263,6 +297,7 @@ func (e *walEncoder) write(off, n int64, stored []byte, err error) {
 		return
 	}
 	e.table = le.AppendUint32(e.table, uint32(len(stored)))
+	e.table = le.AppendUint32(e.table, uint32(len(content)))
 	e.table = le.AppendUint32(e.table, checksum(stored))
 	e.at, e.raw, e.stored = off+n, int(n), len(stored)
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/pgtender/pgtender/backup/storage"
+	"github.com/pgtender/pgtender/internal/pg/wal"
 )
 
 // WALMeta is all of a WAL object but the WAL.
@@ -131,7 +132,7 @@ func expandPart(c compressor, raw, stored []byte, codec Codec) error {
 // ReadWAL reads a whole segment and writes it to w, with zeros behind its
 // semantic end up to the segment size. What w has got counts only if the error
 // is nil: the digest of the whole is verified last, so the caller writes to a
-// temporary file and renames it. Memory: 2 MiB, or twice the chunk size.
+// temporary file and renames it. Memory: 3 MiB, or three times the chunk size.
 //
 // Decoding runs at several GB/s, so that it is not spread over processors.
 func (r *Repo) ReadWAL(ctx context.Context, key string, w io.Writer) (h WALHeader, err error) {
@@ -191,7 +192,7 @@ func short(err error) error {
 
 func (r *Repo) readChunks(key string, h *WALHeader, in *bufio.Reader, w io.Writer) error {
 	s := &h.sections
-	table := make([]byte, 8*s.chunks)
+	table := make([]byte, chunkEntry*s.chunks)
 	if _, err := io.ReadFull(in, table); err != nil {
 		return at(short(err), key, h.tableOffset())
 	}
@@ -200,23 +201,11 @@ func (r *Repo) readChunks(key string, h *WALHeader, in *bufio.Reader, w io.Write
 	}
 	off, left := h.chunksOffset(), h.contentLength()
 	digest := newHasher()
-	c := compressors.Get().(compressor)
-	defer compressors.Put(c)
-	var buf, raw []byte
+	chunks := walChunks{in: in, sections: s, compressor: compressors.Get().(compressor)}
+	defer compressors.Put(chunks.compressor)
 	for len(table) > 0 {
-		n, sum := le.Uint32(table), le.Uint32(table[4:])
-		raw = sized(raw, int(min(left, int64(s.chunkLength))))
-		if n < 1 || int(n) > len(raw) {
-			return at(damage(0, "chunk of %d bytes stored as %d", len(raw), n), key, off)
-		}
-		buf = sized(buf, int(n))
-		if _, err := io.ReadFull(in, buf); err != nil {
-			return at(short(err), key, off)
-		}
-		if checksum(buf) != sum {
-			return at(damage(0, "checksum of the chunk is wrong"), key, off)
-		}
-		if err := expandPart(c, raw, buf, s.codec); err != nil {
+		raw, n, err := chunks.next(table, int(min(left, int64(s.chunkLength))))
+		if err != nil {
 			return at(err, key, off)
 		}
 		for part := range slices.Chunk(raw, walPart) {
@@ -226,8 +215,8 @@ func (r *Repo) readChunks(key string, h *WALHeader, in *bufio.Reader, w io.Write
 			}
 		}
 		left -= int64(len(raw))
-		off += int64(n)
-		table = table[8:]
+		off += n
+		table = table[chunkEntry:]
 	}
 	if off != h.size() {
 		return at(damage(128, "chunks have %d bytes, not %d", off-h.chunksOffset(), s.chunksSize), key, 0)
@@ -242,6 +231,44 @@ func (r *Repo) readChunks(key string, h *WALHeader, in *bufio.Reader, w io.Write
 		return at(err, key, off)
 	}
 	return writeZeros(w, int64(h.SegmentSize)-h.contentLength())
+}
+
+// walChunks reads the chunks of a WAL object, into memory that it uses again.
+type walChunks struct {
+	in         io.Reader
+	sections   *walSections
+	compressor compressor
+
+	stored, condensed, raw []byte
+}
+
+// next gives the next chunk, of so many raw bytes, which the entry of the chunk table
+// is about, and how many bytes it has in the object.
+func (x *walChunks) next(entry []byte, length int) (raw []byte, n int64, err error) {
+	stored, content, sum := le.Uint32(entry), le.Uint32(entry[4:]), le.Uint32(entry[8:])
+	condensed := int(content) < length
+	if stored < 1 || stored > content || int(content) > length || condensed && x.sections.pageSize == 0 {
+		return nil, 0, damage(0, "chunk of %d bytes, condensed to %d, stored as %d", length, content, stored)
+	}
+	x.stored = sized(x.stored, int(stored))
+	if _, err := io.ReadFull(x.in, x.stored); err != nil {
+		return nil, 0, short(err)
+	}
+	if checksum(x.stored) != sum {
+		return nil, 0, damage(0, "checksum of the chunk is wrong")
+	}
+	x.raw = sized(x.raw, length)
+	if !condensed {
+		return x.raw, int64(stored), expandPart(x.compressor, x.raw, x.stored, x.sections.codec)
+	}
+	x.condensed = sized(x.condensed, int(content))
+	if err := expandPart(x.compressor, x.condensed, x.stored, x.sections.codec); err != nil {
+		return nil, 0, err
+	}
+	if err := wal.Expand(x.raw, x.condensed, int(x.sections.pageSize)); err != nil {
+		return nil, 0, damage(0, "chunk: %v", err)
+	}
+	return x.raw, int64(stored), nil
 }
 
 func writeZeros(w io.Writer, n int64) error {

@@ -119,7 +119,8 @@ func (in *WALIntake) encode(h WALHeader, blockMap, carry []byte) (*WALData, erro
 	}
 	h.Digest = in.digest.digest()
 	chunks, table := in.encoder.out, in.encoder.table
-	s.chunks, s.tableSum, s.chunksSize = uint32(len(table)/8), checksum(table), uint64(chunks.size)
+	s.chunks, s.tableSum, s.chunksSize = uint32(len(table)/chunkEntry), checksum(table), uint64(chunks.size)
+	s.pageSize = in.encoder.pageSize
 	head = append(head, table...)
 	copy(head, h.encode())
 	return &WALData{

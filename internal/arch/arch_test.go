@@ -40,7 +40,7 @@ var allowed = map[string][]string{
 	"backup/storage":             {},
 	"backup/storage/*":           {"backup/storage", "internal/durable"},
 	"backup/storage/storagetest": {"backup/storage", "backup/storage/mem"},
-	"backup/repo":                {"backup/storage", "internal/pg"},
+	"backup/repo":                {"backup/storage", "internal/pg", "internal/pg/wal"},
 	"backup/repo/repotest":       {"backup/repo", "backup/storage", "backup/storage/mem", "backup/storage/storagetest", "internal/pg"},
 	"backup/archive":             {"backup/repo", "backup/storage", "internal/durable", "internal/filelock", "internal/finding", "internal/pg", "internal/pg/wal"},
 	"backup/archive/agent":       {"backup/archive", "backup/archive/agent/early", "backup/repo", "internal/filelock", "internal/finding", "internal/pg", "internal/pg/server"},

@@ -66,7 +66,7 @@ func parseGeometry(b []byte) (geometry, PageHeader, error) {
 		return bad("segment size %d in the page header is invalid", h.SegmentSize)
 	}
 	block := h.BlockSize
-	if block < 1024 || block > 64<<10 || block&(block-1) != 0 {
+	if !ValidBlockSize(block) {
 		return bad("WAL block size %d in the page header is invalid", block)
 	}
 	if h.SegmentSize.Offset(h.Address) != 0 {

@@ -40,20 +40,28 @@ type Inspection struct {
 // [ErrForeign]. A segment whose WAL ends early, in zeros or in what it was
 // recycled from, is no error: the caller must look at [Info.Complete].
 func Inspect(segment []byte, expect Expect) (*Inspection, error) {
-	return inspect(&memory{data: segment}, int64(len(segment)), expect)
+	return inspect(&memory{data: segment}, int64(len(segment)), expect, nil)
 }
 
 // InspectFile is [Inspect] for a segment of size bytes that is read through r, in
 // pieces of at most 256 KiB.
 func InspectFile(r io.ReaderAt, size int64, expect Expect) (*Inspection, error) {
-	return inspect(&window{r: r}, size, expect)
+	return inspect(&window{r: r}, size, expect, nil)
 }
 
-// InspectPieces is [Inspect] for a segment of size bytes that piece gives: whole pages
-// from an offset on, one or more, valid until the next call. Each page is asked for
+// Pieces is a segment that is given in pieces, to one who judges it.
+type Pieces interface {
+	// Piece gives whole pages from an offset on, one or more, valid until the next call.
+	Piece(off int64) ([]byte, error)
+	// Sound hears the offset of each record that ends in what was given and whose CRC is
+	// right, before the next piece is asked for.
+	Sound(off int64)
+}
+
+// InspectPieces is [Inspect] for a segment of size bytes. Each page is asked for
 // once, in order; only what damage is looked into for may be asked for again.
-func InspectPieces(piece func(off int64) ([]byte, error), size int64, expect Expect) (*Inspection, error) {
-	return inspect(&window{piece: piece}, size, expect)
+func InspectPieces(p Pieces, size int64, expect Expect) (*Inspection, error) {
+	return inspect(&window{piece: p.Piece}, size, expect, p.Sound)
 }
 
 // segmentSource is a pageSource over one segment.
@@ -63,7 +71,7 @@ type segmentSource interface {
 	set(start pg.LSN, size, block int)
 }
 
-func inspect(src segmentSource, size int64, expect Expect) (*Inspection, error) {
+func inspect(src segmentSource, size int64, expect Expect, sound func(off int64)) (*Inspection, error) {
 	if size < SegmentHeaderLen {
 		return nil, &CorruptError{What: "segment", Why: fmt.Sprintf("it has only %d bytes", size)}
 	}
@@ -82,7 +90,7 @@ func inspect(src segmentSource, size int64, expect Expect) (*Inspection, error) 
 		return nil, &CorruptError{At: h.Address, What: "segment", Why: fmt.Sprintf("it has %d bytes, not %d", size, g.segment)}
 	}
 	src.set(h.Address, int(g.segment), g.block)
-	in := inspector{expect: expect, s: scanner{geometry: g, pages: src}}
+	in := inspector{expect: expect, sound: sound, s: scanner{geometry: g, pages: src}}
 	in.out.Map = new(BlockMap)
 	in.out.Info = Info{
 		Major: g.major, SystemID: g.systemID, SegmentSize: g.segment, BlockSize: g.block,
@@ -119,6 +127,7 @@ func (e *Expect) judge(g geometry, h PageHeader) error {
 type inspector struct {
 	s      scanner
 	expect Expect
+	sound  func(off int64) // nil: nobody hears it
 	out    Inspection
 }
 
@@ -160,6 +169,9 @@ func (in *inspector) record() error {
 	s, info := &in.s, &in.out.Info
 	if err := s.record(); err != nil {
 		return err
+	}
+	if in.sound != nil {
+		in.sound(int64(s.rec.Start - info.Start))
 	}
 	if info.First == 0 {
 		info.First, info.FirstPrev = s.rec.Start, s.rec.Prev

@@ -41,10 +41,26 @@ func inspect(t *testing.T, segment []byte, expect wal.Expect) *wal.Inspection {
 	return in
 }
 
-// pieces gives 64 KiB at a time, or what is left, in memory that it uses again.
-func pieces(segment []byte) func(off int64) ([]byte, error) {
-	buf := make([]byte, 64<<10)
-	return func(off int64) ([]byte, error) { return buf[:copy(buf, segment[off:])], nil }
+// inPieces gives 64 KiB at a time, or what is left, in memory that it uses again, and
+// keeps what it hears.
+type inPieces struct {
+	segment, buf []byte
+	given        int64 // up to here
+	sound        []int64
+	early        bool // a record was called sound before its end was given
+}
+
+func pieces(segment []byte) *inPieces { return &inPieces{segment: segment, buf: make([]byte, 64<<10)} }
+
+func (p *inPieces) Piece(off int64) ([]byte, error) {
+	b := p.buf[:copy(p.buf, p.segment[off:])]
+	p.given = off + int64(len(b))
+	return b, nil
+}
+
+func (p *inPieces) Sound(off int64) {
+	p.sound = append(p.sound, off)
+	p.early = p.early || off >= p.given
 }
 
 // inspectAll inspects every segment, and takes maps and carries through their

@@ -31,6 +31,7 @@ func TestRealServers(t *testing.T) {
 		segment := 1 + 15*(major%2) // MiB: both sizes among the versions
 		l := work(t, setting{major: major, segment: segment, checksums: major%2 == 0, seed: uint64(major), steps: 18})
 		t.Run("every segment by itself, and the chain of all", l.inspectsAlike)
+		t.Run("every segment condensed and expanded", l.condenses)
 		if l.HasWaldump() {
 			t.Run("references equal pg_waldump's", l.equalsWaldump)
 		}
@@ -222,6 +223,47 @@ func (l *live) inspectsAlike(t *testing.T) {
 	if !got.Equal(want) {
 		t.Error("the segments' maps together are not the Reader's")
 	}
+}
+
+// condenses compares every chunk of every segment with what it is condensed to, and
+// finds that most are.
+func (l *live) condenses(t *testing.T) {
+	const size = 1 << 20
+	first, last := l.size.SegmentOf(l.start), l.size.SegmentBefore(l.end)
+	chunks, condensed, saved := 0, 0, 0
+	for n := first; n < last; n++ { // the last one need not be full
+		segment := l.segment(t, n)
+		heard := pieces(segment)
+		in, err := wal.InspectPieces(heard, int64(len(segment)), wal.Expect{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		segment = segment[:in.Info.End-in.Info.Start]
+		for off := 0; off < len(segment); off += size {
+			chunk := segment[off:min(off+size, len(segment))]
+			var marks wal.Marks
+			marks.Reset(len(chunk))
+			for _, sound := range heard.sound {
+				if at := int(sound) - off; at >= 0 && at < len(chunk) {
+					marks.Add(at)
+				}
+			}
+			c, ok := expanded(t, chunk, marks)
+			if _, computed := expanded(t, chunk, nil); computed != ok {
+				t.Errorf("segment %d at %d: condensed %v, with its CRCs computed %v", n, off, ok, computed)
+			}
+			if chunks++; ok {
+				condensed++
+				saved += len(chunk) - len(c)
+			}
+		}
+	}
+	t.Logf("%d of %d chunks are condensed, which saves %d KiB", condensed, chunks, saved>>10)
+	if condensed < chunks*9/10 {
+		t.Errorf("%d of %d chunks are condensed", condensed, chunks)
+	}
+	l.compared["chunks"] += chunks
+	l.compared["condensed"] += condensed
 }
 
 // overwrites makes the server give up an unfinished record after a crash.

@@ -39,6 +39,7 @@ func TestSoakRecordsEqualTheServers(t *testing.T) {
 			l := work(t, s)
 			l.isVaried(t)
 			l.inspectsAlike(t)
+			l.condenses(t)
 			if s.major == 15 {
 				l.equalsWaldump(t)
 			} else {
