@@ -143,7 +143,6 @@ func (n *node) runAgent(ctx context.Context) error {
 	s := &shared{node: n, dataDir: dir}
 	walDir := filepath.Join(dir, "pg_wal")
 	daemon := s.agent(walDir, fingerprint)
-	defer n.leaveHint(ctx, walDir)()
 	apart := n.apart()
 	defer apart.close()
 	watcher, err := apart.watcher(ctx)
@@ -154,30 +153,19 @@ func (n *node) runAgent(ctx context.Context) error {
 	n.log.InfoContext(ctx, "agent runs", "socket", n.Agent.Socket, "data_dir", dir)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return daemon.Run(ctx, l) })
-	g.Go(func() error { archive.Tidy(ctx, filepath.Join(dir, "pg_wal")); return nil })
+	g.Go(func() error { archive.Tidy(ctx, walDir); return nil })
+	if n.file != "" { // or there is nothing to compare configurations by
+		hint := early.Hint{Socket: n.Agent.Socket, Config: n.file}
+		g.Go(func() error {
+			agent.KeepHint(ctx, walDir, hint, time.Duration(n.Agent.Interval), n.log)
+			return nil
+		})
+	}
 	if watcher != nil {
 		g.Go(func() error { return watcher.Run(ctx) })
 	}
 	err = g.Wait()
 	return n.untilSignalled(ctx, "agent", err)
-}
-
-// leaveHint tells commands where to ask early, until withdraw is called. One that
-// does not find it asks in the other way.
-func (n *node) leaveHint(ctx context.Context, walDir string) (withdraw func()) {
-	if n.file == "" {
-		return func() {} // there is nothing to compare configurations by
-	}
-	remove, err := agent.LeaveHint(walDir, early.Hint{Socket: n.Agent.Socket, Config: n.file})
-	if err != nil {
-		n.log.WarnContext(ctx, "commands cannot be told where the agent is, and take longer to ask", "pg_wal", walDir, "error", err)
-		return func() {}
-	}
-	return func() {
-		if err := remove(); err != nil {
-			n.log.WarnContext(ctx, "the file that tells where the agent is stays behind, which does no harm", "pg_wal", walDir, "error", err)
-		}
-	}
 }
 
 // untilSignalled gives the outcome of a daemon: to end by a signal is success.

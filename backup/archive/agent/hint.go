@@ -2,9 +2,13 @@ package agent
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/pgtender/pgtender/backup/archive"
 	"github.com/pgtender/pgtender/backup/archive/agent/early"
@@ -26,4 +30,41 @@ func LeaveHint(dir string, h early.Hint) (withdraw func() error, err error) {
 		return os.Remove(path)
 	}
 	return withdraw, archive.ReplaceHint(path, content)
+}
+
+// KeepHint leaves a hint in a pg_wal, sees to it every so often that it is there, and
+// withdraws it when ctx ends: the member may be made, or made anew, while the agent
+// runs. Without a hint commands ask in another way, so that nothing fails.
+func KeepHint(ctx context.Context, walDir string, h early.Hint, every time.Duration, log *slog.Logger) {
+	withdraw, said := func() error { return nil }, false
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		if !isLeft(walDir, h) {
+			remove, err := LeaveHint(walDir, h)
+			switch {
+			case err == nil:
+				withdraw, said = remove, false
+			case !errors.Is(err, fs.ErrNotExist) && !said:
+				said = true
+				log.WarnContext(ctx, "commands cannot be told where the agent is, and take longer to ask", "pg_wal", walDir, "error", err)
+			}
+		}
+		select {
+		case <-ticker.C:
+			continue
+		case <-ctx.Done():
+		}
+		if err := withdraw(); err != nil {
+			log.WarnContext(ctx, "the file that tells where the agent is stays behind, which does no harm", "pg_wal", walDir, "error", err)
+		}
+		return
+	}
+}
+
+// isLeft reports whether dir has this very hint.
+func isLeft(dir string, h early.Hint) bool {
+	content, ok := h.Encode()
+	there, err := os.ReadFile(filepath.Join(dir, early.HintFile))
+	return ok && err == nil && bytes.Equal(there, content)
 }
