@@ -138,9 +138,9 @@ func (in *WALIntake) Piece(off int64) ([]byte, error) {
 	return b, nil
 }
 
-// Sound says that the CRC of the record at an offset is right. It counts if the record
-// begins and ends in what [WALIntake.Piece] gave last, or shortly before: for others it
-// is computed again where it is needed.
+// Sound says that the CRC of the record at an offset is right, of the bytes that
+// [WALIntake.Piece] gave. It saves computing it again, if it is said before the next piece
+// is asked for.
 func (in *WALIntake) Sound(off int64) {
 	if at := off - in.begin; at >= 0 && at < int64(len(in.slot.raw)) {
 		in.slot.sound.Add(int(at))
