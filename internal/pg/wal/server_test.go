@@ -190,9 +190,8 @@ func (l *live) segment(t *testing.T, n pg.SegmentNumber) []byte {
 // inspectsAlike compares inspections joined by a chain with the Reader.
 func (l *live) inspectsAlike(t *testing.T) {
 	first, last := l.size.SegmentOf(l.start), l.size.SegmentBefore(l.end)
-	r := wal.NewReader(l.dir(), l.size.Start(first), wal.ReaderOptions{History: pg.FirstTimeline(), SegmentSize: l.size})
 	want, got := new(wal.BlockMap), new(wal.BlockMap)
-	readMapped(t, r, l.end, want)
+	var end pg.LSN // of what the segments' maps tell of; autovacuum may have added to the last one
 	var c wal.Chain
 	var system pg.SystemID
 	joined, switched := 0, 0
@@ -216,7 +215,11 @@ func (l *live) inspectsAlike(t *testing.T) {
 			t.Errorf("segment %d: %+v", n, in.Info)
 		}
 		got.Merge(in.Map)
+		if end = in.Info.End; in.Carry.Tail != nil {
+			end = in.Carry.Tail.Start
+		}
 	}
+	readMapped(t, wal.NewReader(l.dir(), l.size.Start(first), wal.ReaderOptions{History: pg.FirstTimeline(), SegmentSize: l.size}), end, want)
 	if last-first >= 8 && (joined == 0 || switched == 0) {
 		t.Errorf("%d records joined, %d segments switched: the work is too small", joined, switched)
 	}
