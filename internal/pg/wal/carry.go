@@ -113,7 +113,7 @@ func finishRecord(tail *Unfinished, kept []byte, body uint32) (*Completed, error
 	if why := c.Record.header(kept, tail.Start, tail.Major); why != "" {
 		return bad("%s", why)
 	}
-	if crc := headerCRC(body, kept); crc != le.Uint32(kept[crcOffset:]) || c.Record.Length != tail.Total {
+	if crc := crc32.Update(body, castagnoli, kept[:crcOffset]); crc != le.Uint32(kept[crcOffset:]) || c.Record.Length != tail.Total {
 		return bad("its CRC is %08X, computed %08X over its parts", le.Uint32(kept[crcOffset:]), crc)
 	}
 	if uint32(len(kept)) < min(c.Record.Length, maxHeadersLen) {

@@ -2,6 +2,7 @@ package wal
 
 import (
 	"errors"
+	"hash/crc32"
 	"math/bits"
 
 	"github.com/pgtender/pgtender/internal/pg"
@@ -124,6 +125,12 @@ func (l *chunkLayout) room(off int) int {
 	here := l.onPage(off)
 	rest := l.size - off - here
 	return here + rest - (rest+l.block-1)/l.block*shortHeaderLen
+}
+
+// recordCRC is the CRC of a record (COMP_CRC32C in XLogInsertRecord): of its body, then
+// of its header.
+func recordCRC(header, body []byte) uint32 {
+	return crc32.Update(crc32.Update(0, castagnoli, body), castagnoli, header[:crcOffset])
 }
 
 type condenser struct {

@@ -6,17 +6,6 @@ import "hash/crc32"
 // final value all ones.
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// longRecordCRC is recordCRC by hash/crc32.
-func longRecordCRC(header, body []byte) uint32 {
-	return headerCRC(crc32.Update(0, castagnoli, body), header)
-}
-
-// headerCRC gives a record's CRC from that of its body. header holds at least the
-// header's bytes up to the CRC.
-func headerCRC(body uint32, header []byte) uint32 {
-	return crc32.Update(body, castagnoli, header[:crcOffset])
-}
-
 // crcShift gives the contribution of a CRC to that of a longer message, n bytes
 // of which follow: crc(a+b) = crcShift(crc(a), len(b)) ^ crc(b). It multiplies
 // by x to the power 8n modulo the polynomial, in the reflected representation.

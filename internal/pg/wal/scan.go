@@ -3,6 +3,7 @@ package wal
 import (
 	"errors"
 	"fmt"
+	"hash/crc32"
 
 	"github.com/pgtender/pgtender/internal/pg"
 )
@@ -104,7 +105,7 @@ func (s *scanner) record() error {
 			return s.corrupt(start, "record", "its length is said to be %d bytes", total)
 		case int(total) <= len(b):
 			s.off += int(align8(total))
-			return s.accept(start, b[:total], recordCRC(b, b[recordHeaderLen:total]))
+			return s.accept(start, b[:total], crc32.Update(0, castagnoli, b[recordHeaderLen:total]))
 		}
 		err := s.gather(start, total, b)
 		if err != errOverwritten {
@@ -142,7 +143,7 @@ func (s *scanner) gather(start pg.LSN, total uint32, first []byte) error {
 		s.addPiece(b)
 		s.off += int(align8(uint32(len(b))))
 	}
-	return s.accept(start, s.gathered.kept, headerCRC(s.gathered.crc, s.gathered.kept))
+	return s.accept(start, s.gathered.kept, s.gathered.crc)
 }
 
 // addPiece gathers bytes of a record, all of them if its main data is wanted.
@@ -182,15 +183,15 @@ func (s *scanner) within(start pg.LSN, err error) error {
 }
 
 // accept checks the record whose bytes, or as much of their beginning as is
-// kept, are b, and which has the given CRC. The cursor is past it already.
-func (s *scanner) accept(start pg.LSN, b []byte, crc uint32) error {
+// kept, are b, and whose body has the given CRC. The cursor is past it already.
+func (s *scanner) accept(start pg.LSN, b []byte, body uint32) error {
 	if why := s.rec.header(b, start, s.major); why != "" {
 		return s.corrupt(start, "record", "%s", why)
 	}
 	if s.linked && s.rec.Prev != s.prev {
 		return s.corrupt(start, "record", "previous record is said to be at %s, not %s", s.rec.Prev, s.prev)
 	}
-	if crc != le.Uint32(b[crcOffset:]) {
+	if crc := crc32.Update(body, castagnoli, b[:crcOffset]); crc != le.Uint32(b[crcOffset:]) {
 		return s.corrupt(start, "record", "its CRC is %08X, computed %08X", le.Uint32(b[crcOffset:]), crc)
 	}
 	if why := s.rec.decode(b); why != "" {
