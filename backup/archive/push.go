@@ -228,12 +228,12 @@ func (p *pusher) push(ctx context.Context) (PushResult, error) {
 	return p.segment(ctx, name)
 }
 
-// owner runs the owner's check.
-func (p *pusher) owner(ctx context.Context) error {
-	if p.opts.CheckOwner == nil {
+// Owned runs CheckOwner, if there is one.
+func (o *PushOptions) Owned(ctx context.Context) error {
+	if o.CheckOwner == nil {
 		return nil
 	}
-	return p.opts.CheckOwner(ctx)
+	return o.CheckOwner(ctx)
 }
 
 // refused raises the alarm for damage, of the file or of the archived object in

@@ -41,7 +41,7 @@ func (p *pusher) history(ctx context.Context, t pg.Timeline) (PushResult, error)
 	if err != nil {
 		return PushResult{}, err
 	}
-	if err := p.owner(ctx); err != nil {
+	if err := p.opts.Owned(ctx); err != nil {
 		return PushResult{}, err
 	}
 	result := PushResult{Name: p.name, Incarnation: repo.IncarnationOf(h), Outcome: Stored}
@@ -69,7 +69,7 @@ func (p *pusher) backupHistory(ctx context.Context, name repo.WALName) (PushResu
 	if err != nil {
 		return PushResult{}, err
 	}
-	if err := p.owner(ctx); err != nil {
+	if err := p.opts.Owned(ctx); err != nil {
 		return PushResult{}, err
 	}
 	own, err := p.incarnation(ctx, name.Timeline())

@@ -29,7 +29,7 @@ func (p *pusher) segment(ctx context.Context, name repo.WALName) (PushResult, er
 		}
 	}
 	owned, begun := make(chan error, 1), time.Now()
-	go func() { owned <- p.owner(ctx) }()
+	go func() { owned <- p.opts.Owned(ctx) }()
 	d, err := p.encode(ctx, f, name, own)
 	ownerErr := <-owned
 	if d != nil {

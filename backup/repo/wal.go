@@ -197,10 +197,10 @@ func parseWALHeader(b []byte) (h WALHeader, err error) {
 	if b[11] != 0 {
 		return h, unknownVersion("cipher", int(b[11]))
 	}
-	if log := b[50]; log > 31 {
-		return h, damage(50, "chunks condensed by pages of 2^%d bytes", log)
-	} else if log > 0 {
-		h.sections.pageSize = 1 << log
+	if log := b[50]; log > 0 {
+		if h.sections.pageSize = 1 << log; !wal.ValidBlockSize(h.sections.pageSize) {
+			return h, damage(50, "chunks condensed by pages of 2^%d bytes", log)
+		}
 	}
 	for _, r := range [][2]int{{51, 56}, {200, 252}} {
 		if err := reserved(b[r[0]:r[1]], int64(r[0])); err != nil {
@@ -221,9 +221,6 @@ func (h *WALHeader) checkSections() error {
 	}
 	if s.chunkLength < minChunk || s.chunkLength > maxChunk || s.chunkLength&(s.chunkLength-1) != 0 {
 		return damage(136, "chunk size %d", s.chunkLength)
-	}
-	if s.pageSize != 0 && !wal.ValidBlockSize(s.pageSize) {
-		return damage(50, "chunks condensed by pages of %d bytes", s.pageSize)
 	}
 	if want := (length + uint64(s.chunkLength) - 1) / uint64(s.chunkLength); uint64(s.chunks) != want || s.chunksSize > length || s.chunksSize < want {
 		return damage(120, "%d chunks of %d bytes, stored as %d, for %d bytes", s.chunks, s.chunkLength, s.chunksSize, length)

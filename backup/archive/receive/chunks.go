@@ -94,7 +94,9 @@ func (c *chunker) flush(ctx context.Context, length int64, final bool) error {
 // that differs ends it: what was stored by whoever had other WAL does not count.
 func (c *chunker) confirm(ctx context.Context, length int64) error {
 	if !c.listed {
-		if err := c.owned(ctx); err != nil {
+		// A copy of the cluster that went on on its timeline has the same keys, and a
+		// restore would end in the copy's WAL.
+		if err := c.p.s.o.Push.Owned(ctx); err != nil {
 			return err
 		}
 		if err := c.list(ctx); err != nil {
@@ -121,17 +123,6 @@ func (c *chunker) confirm(ctx context.Context, length int64) error {
 		c.tell()
 	}
 	return nil
-}
-
-// owned refuses a repository's part that is another cluster's, as the push of the
-// whole segment would: a copy of the cluster that went on on its timeline has the
-// same keys, and a restore would end in the copy's WAL.
-func (c *chunker) owned(ctx context.Context) error {
-	check := c.p.s.o.Push.CheckOwner
-	if check == nil {
-		return nil
-	}
-	return check(ctx)
 }
 
 // list finds the chunks that cover the segment from its start on.

@@ -47,11 +47,11 @@ func ValidBlockSize(n uint32) bool {
 // what is no WAL throughout, or where nothing would be saved; what it appended then is
 // of no use. With room in dst for as many bytes as the chunk has nothing is allocated.
 func Condense(dst, chunk []byte, block int, sound Marks) ([]byte, bool) {
-	l, ok := layOut(chunk, len(chunk), block)
+	w, ok := enter(chunk, chunk, block)
 	if !ok {
 		return dst, false
 	}
-	c := condenser{chunkLayout: l, chunk: chunk, out: append(dst, chunk[:l.head]...)}
+	c := condenser{chunkWalk: w, out: append(dst, chunk[:w.off]...)}
 	if !c.run(sound) || len(c.out)-len(dst) >= len(chunk) {
 		return dst, false
 	}
@@ -62,12 +62,11 @@ func Condense(dst, chunk []byte, block int, sound Marks) ([]byte, bool) {
 // this is not so of any WAL. That it gives what [Condense] was given must be checked
 // by a digest: damage is not found out in every case.
 func Expand(chunk, condensed []byte, block int) error {
-	l, ok := layOut(condensed, len(chunk), block)
+	w, ok := enter(condensed, chunk, block)
 	if !ok || len(condensed) >= len(chunk) {
 		return errNotCondensed
 	}
-	copy(chunk, condensed[:l.head])
-	e := expander{chunkLayout: l, chunk: chunk, in: condensed[l.head:]}
+	e := expander{chunkWalk: w, in: condensed[copy(chunk, condensed[:w.off]):]}
 	if !e.run() || len(e.in) > 0 {
 		return errNotCondensed
 	}
@@ -76,56 +75,76 @@ func Expand(chunk, condensed []byte, block int) error {
 
 var errNotCondensed = errors.New("it is no condensed WAL")
 
-// chunkLayout is what the first page's header says about a chunk.
-type chunkLayout struct {
-	size, block int
-	head        int // bytes of the first page's header
-	address     pg.LSN
-	remaining   uint32 // bytes of the record that the chunk begins in
-	header      [shortHeaderLen]byte
+// chunkWalk is a walk over a chunk that is being condensed or expanded.
+type chunkWalk struct {
+	chunk     []byte
+	block     int
+	address   pg.LSN               // of the first page
+	remaining uint32               // bytes of the record that the chunk begins in
+	common    [shortHeaderLen]byte // what page headers have in common
+
+	off   int    // in the chunk
+	prev  pg.LSN // start of the last record
+	begun bool   // there was a record
 }
 
-// layOut reads the header at the start of b, of a chunk of size bytes.
-func layOut(b []byte, size, block int) (l chunkLayout, ok bool) {
+// enter reads the header at the start of b, which is that of a chunk's first page, and
+// goes to its end.
+func enter(b, chunk []byte, block int) (w chunkWalk, ok bool) {
+	size := len(chunk)
 	if len(b) < shortHeaderLen || size%block > 0 && size%block < shortHeaderLen {
-		return l, false
+		return w, false
 	}
 	h := parsePageHeader(b)
-	l = chunkLayout{size: size, block: block, head: h.len(), address: h.Address, remaining: h.remaining}
+	w = chunkWalk{chunk: chunk, block: block, address: h.Address, remaining: h.remaining, off: h.len()}
 	continues := h.flags&pageFirstIsContRecord != 0
 	switch {
-	case len(b) < l.head || size < l.head:
-		return l, false
+	case min(len(b), size) < w.off:
+		return w, false
 	case h.flags&pageFirstIsOverwriteContr != 0 || continues != (h.remaining > 0) || h.remaining > maxRecordLen:
-		return l, false
+		return w, false
 	}
-	copy(l.header[:8], b)
-	le.PutUint16(l.header[2:], h.flags&^(pageLongHeader|pageFirstIsContRecord))
-	return l, true
+	copy(w.common[:8], b)
+	le.PutUint16(w.common[2:], h.flags&^(pageLongHeader|pageFirstIsContRecord))
+	return w, true
 }
 
-// pageHeader gives the header of the page at an offset, which begins with so many
-// bytes of a record.
-func (l *chunkLayout) pageHeader(off int, remaining uint32) (h [shortHeaderLen]byte) {
-	h = l.header
+// atPage reports whether a page's header belongs here.
+func (w *chunkWalk) atPage() bool { return w.off&(w.block-1) == 0 }
+
+// pageHeader gives the header of the page that begins here with so many bytes of a record.
+func (w *chunkWalk) pageHeader(remaining uint32) (h [shortHeaderLen]byte) {
+	h = w.common
 	if remaining > 0 {
 		h[2] |= pageFirstIsContRecord
 	}
-	le.PutUint64(h[8:], uint64(l.address)+uint64(off))
+	le.PutUint64(h[8:], uint64(w.address)+uint64(w.off))
 	le.PutUint32(h[16:], remaining)
 	return h
 }
 
-// onPage is how many bytes there are from an offset on, on a page that has begun.
-func (l *chunkLayout) onPage(off int) int { return min(l.block-off&(l.block-1), l.size-off) }
-
-// room is how many bytes of records there are from an offset on, on a page that has
-// begun and all that follow.
-func (l *chunkLayout) room(off int) int {
-	here := l.onPage(off)
-	rest := l.size - off - here
-	return here + rest - (rest+l.block-1)/l.block*shortHeaderLen
+// page is what is left of the page here, which has begun.
+func (w *chunkWalk) page() []byte {
+	return w.chunk[w.off:min((w.off|(w.block-1))+1, len(w.chunk))]
 }
+
+// room is how many bytes of records there are on the page here, which has begun, and
+// all that follow.
+func (w *chunkWalk) room() int {
+	here := len(w.page())
+	rest := len(w.chunk) - w.off - here
+	return here + rest - (rest+w.block-1)/w.block*shortHeaderLen
+}
+
+// padding is what lies here up to where the next record may begin.
+func (w *chunkWalk) padding() []byte { return w.chunk[w.off:min((w.off+7)&^7, len(w.chunk))] }
+
+// passed takes note of a record.
+func (w *chunkWalk) passed(start int) { w.prev, w.begun = w.address+pg.LSN(start), true }
+
+// keptHeader is how many bytes are kept of the header of a record that lies whole in the
+// chunk, unless it is the first one.
+const keptHeader = 10
 
 // recordCRC is the CRC of a record (COMP_CRC32C in XLogInsertRecord): of its body, then
 // of its header.
@@ -134,20 +153,15 @@ func recordCRC(header, body []byte) uint32 {
 }
 
 type condenser struct {
-	chunkLayout
-	chunk []byte
-	off   int // in chunk
-	out   []byte
-	prev  pg.LSN // start of the last record
-	begun bool   // there was a record
+	chunkWalk
+	out []byte
 }
 
 func (c *condenser) run(sound Marks) bool {
-	c.off = c.head
-	if !c.body(min(int(c.remaining), c.room(c.off)), c.remaining) || !c.pad() {
+	if !c.body(min(int(c.remaining), c.room()), c.remaining) || !c.pad() {
 		return false
 	}
-	for c.off < c.size {
+	for c.off < len(c.chunk) {
 		if !c.record(sound) || !c.pad() {
 			return false
 		}
@@ -155,12 +169,12 @@ func (c *condenser) run(sound Marks) bool {
 	return true
 }
 
-// page passes over a page's header, if there is one here.
-func (c *condenser) page(remaining uint32) bool {
-	if c.off&(c.block-1) != 0 {
+// turn passes over a page's header, if there is one here.
+func (c *condenser) turn(remaining uint32) bool {
+	if !c.atPage() {
 		return true
 	}
-	h := c.pageHeader(c.off, remaining)
+	h := c.pageHeader(remaining)
 	ok := string(h[:]) == string(c.chunk[c.off:c.off+shortHeaderLen])
 	c.off += shortHeaderLen
 	return ok
@@ -169,11 +183,12 @@ func (c *condenser) page(remaining uint32) bool {
 // body takes n bytes of a record, of which left are to come here and further on.
 func (c *condenser) body(n int, left uint32) bool {
 	for n > 0 {
-		if !c.page(left) {
+		if !c.turn(left) {
 			return false
 		}
-		m := min(n, c.onPage(c.off))
-		c.out = append(c.out, c.chunk[c.off:c.off+m]...)
+		b := c.page()
+		m := min(n, len(b))
+		c.out = append(c.out, b[:m]...)
 		c.off += m
 		n -= m
 		left -= uint32(m)
@@ -183,18 +198,17 @@ func (c *condenser) body(n int, left uint32) bool {
 
 // pad passes over what is between two records.
 func (c *condenser) pad() bool {
-	end := min((c.off+7)&^7, c.size)
-	ok := allZero(c.chunk[c.off:end])
-	c.off = end
-	return ok
+	b := c.padding()
+	c.off += len(b)
+	return allZero(b)
 }
 
 func (c *condenser) record(sound Marks) bool {
-	if !c.page(0) {
+	if !c.turn(0) {
 		return false
 	}
 	start := c.off
-	if rec := c.chunk[start : start+c.onPage(start)]; len(rec) >= recordHeaderLen && le.Uint32(rec) <= uint32(len(rec)) {
+	if rec := c.page(); len(rec) >= recordHeaderLen && le.Uint32(rec) <= uint32(len(rec)) {
 		// It lies on one page, as most do.
 		if rec = rec[:max(recordHeaderLen, le.Uint32(rec))]; !c.header(start, rec, true) {
 			return false
@@ -208,10 +222,10 @@ func (c *condenser) record(sound Marks) bool {
 
 // spread takes a record of which not all lies on this page.
 func (c *condenser) spread(sound bool) bool {
-	room := c.room(c.off)
+	room := c.room()
 	if room < recordHeaderLen {
 		c.out = append(c.out, c.chunk[c.off:]...)
-		c.off = c.size
+		c.off = len(c.chunk)
 		return true
 	}
 	total, at, start := le.Uint32(c.chunk[c.off:]), len(c.out), c.off
@@ -246,27 +260,22 @@ func (c *condenser) header(start int, h []byte, whole bool) bool {
 	if !whole {
 		c.out = append(c.out, h[crcOffset:recordHeaderLen]...)
 	}
-	c.prev, c.begun = c.address+pg.LSN(start), true
+	c.passed(start)
 	return true
 }
 
 type expander struct {
-	chunkLayout
-	chunk []byte
-	off   int // in chunk
-	in    []byte
-	prev  pg.LSN // start of the last record
-	begun bool   // there was a record
+	chunkWalk
+	in []byte
 }
 
 func (e *expander) run() bool {
-	e.off = e.head
-	b, ok := e.take(min(int(e.remaining), e.room(e.off)))
+	b, ok := e.take(min(int(e.remaining), e.room()))
 	if !ok {
 		return false
 	}
 	e.put(b, e.remaining)
-	for e.pad(); e.off < e.size; e.pad() {
+	for e.pad(); e.off < len(e.chunk); e.pad() {
 		if !e.record() {
 			return false
 		}
@@ -283,10 +292,10 @@ func (e *expander) take(n int) (b []byte, ok bool) {
 	return b, true
 }
 
-// page writes a page's header, if one belongs here.
-func (e *expander) page(remaining uint32) {
-	if e.off&(e.block-1) == 0 {
-		h := e.pageHeader(e.off, remaining)
+// turn writes a page's header, if one belongs here.
+func (e *expander) turn(remaining uint32) {
+	if e.atPage() {
+		h := e.pageHeader(remaining)
 		e.off += copy(e.chunk[e.off:], h[:])
 	}
 }
@@ -294,8 +303,8 @@ func (e *expander) page(remaining uint32) {
 // put writes bytes of a record, of which left are to come here and further on.
 func (e *expander) put(b []byte, left uint32) {
 	for len(b) > 0 {
-		e.page(left)
-		n := copy(e.chunk[e.off:e.off+e.onPage(e.off)], b)
+		e.turn(left)
+		n := copy(e.page(), b)
 		e.off += n
 		b = b[n:]
 		left -= uint32(n)
@@ -304,18 +313,17 @@ func (e *expander) put(b []byte, left uint32) {
 
 // pad writes what is between two records.
 func (e *expander) pad() {
-	end := min((e.off+7)&^7, e.size)
-	clear(e.chunk[e.off:end])
-	e.off = end
+	b := e.padding()
+	clear(b)
+	e.off += len(b)
 }
 
 func (e *expander) record() bool {
-	e.page(0)
-	const short = 10 // bytes that are left of the header of a record on one page, but the first
-	if e.begun && len(e.in) >= short {
-		total, rec := le.Uint32(e.in), e.chunk[e.off:e.off+e.onPage(e.off)]
-		if total >= recordHeaderLen && int(total) <= min(len(rec), len(e.in)-short+recordHeaderLen) {
-			e.whole(rec[:total], e.in[:short])
+	e.turn(0)
+	if e.begun && len(e.in) >= keptHeader {
+		total, rec := le.Uint32(e.in), e.page()
+		if total >= recordHeaderLen && int(total) <= min(len(rec), len(e.in)-keptHeader+recordHeaderLen) {
+			e.whole(rec[:total], e.in[:keptHeader])
 			return true
 		}
 	}
@@ -330,16 +338,16 @@ func (e *expander) whole(rec, header []byte) {
 	body := rec[recordHeaderLen:]
 	copy(body, e.in[len(header):])
 	le.PutUint32(rec[crcOffset:], recordCRC(rec, body))
-	e.prev = e.address + pg.LSN(e.off)
+	e.passed(e.off)
 	e.off += len(rec)
 	e.in = e.in[len(header)+len(body):]
 }
 
 // spread writes any record.
 func (e *expander) spread() bool {
-	start, room := e.off, e.room(e.off)
+	start, room := e.off, e.room()
 	if room < recordHeaderLen {
-		b, ok := e.take(e.size - start)
+		b, ok := e.take(len(e.chunk) - start)
 		e.off += copy(e.chunk[start:], b)
 		return ok
 	}
@@ -364,14 +372,14 @@ func (e *expander) spread() bool {
 	}
 	e.put(h[:], total)
 	e.put(body, total-recordHeaderLen)
-	e.prev, e.begun = e.address+pg.LSN(start), true
+	e.passed(start)
 	return true
 }
 
 // header is the inverse of the condenser's. What is not there is what is known, but the
 // CRC.
 func (e *expander) header(prev, crc bool) (h [recordHeaderLen]byte, ok bool) {
-	n := 10
+	n := keptHeader
 	if prev {
 		n += 8
 	}
