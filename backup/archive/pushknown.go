@@ -49,12 +49,12 @@ func (f *segmentFile) equals(h *repo.WALHeader) (bool, error) {
 	if h.Flags&repo.WALPartial != 0 || h.SegmentSize != f.size || f.length != int64(f.size) || !whole && h.Flags&repo.WALSwitch == 0 {
 		return false, nil
 	}
-	digest, buf := repo.NewDigester(), make([]byte, 256<<10)
 	content := io.NewSectionReader(f, 0, int64(h.End-h.Start()))
-	if n, err := io.CopyBuffer(digest, content, buf); err != nil || n != content.Size() {
+	digest, n, err := digestOf(content)
+	if err != nil || n != content.Size() {
 		return false, errors.Join(err, fmt.Errorf("%d bytes read of %s", n, f.path))
 	}
-	return digest.Digest() == h.Digest, f.unchanged()
+	return digest == h.Digest, f.unchanged()
 }
 
 // maxNotes is how many names are kept: more than are archived ahead at once.

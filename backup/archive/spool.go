@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/pgtender/pgtender/backup/repo"
@@ -165,11 +166,24 @@ func intact(path, name string, want repo.Digest) error {
 	if head.Address != size.Start(seg.Number) {
 		return fmt.Errorf("%s begins at %s", path, head.Address)
 	}
-	got := repo.NewDigester()
-	if n, err := io.CopyBuffer(got, io.NewSectionReader(f, 0, 1<<40), make([]byte, 256<<10)); err != nil || n != int64(size) || got.Digest() != want {
+	got, n, err := digestOf(io.NewSectionReader(f, 0, 1<<40))
+	if err != nil || n != int64(size) || got != want {
 		return errors.Join(err, fmt.Errorf("%s: %d bytes with another digest", path, n))
 	}
 	return nil
+}
+
+// readBuffers are what files are read through, used again: a recovery reads one for
+// each segment, and with memory anew for each the collector would be at work all the time.
+var readBuffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
+
+// digestOf reads r to its end, and gives the digest of its bytes and how many they are.
+func digestOf(r io.Reader) (repo.Digest, int64, error) {
+	buf := readBuffers.Get().(*[256 << 10]byte)
+	defer readBuffers.Put(buf)
+	digest := repo.NewDigester()
+	n, err := io.CopyBuffer(digest, r, buf[:])
+	return digest.Digest(), n, err
 }
 
 // begin removes what an earlier Prefetch left, finished or not: only the one that

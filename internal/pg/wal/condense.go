@@ -154,7 +154,8 @@ func recordCRC(header, body []byte) uint32 {
 
 type condenser struct {
 	chunkWalk
-	out []byte
+	out  []byte
+	head [recordHeaderLen]byte // of a record that is spread over pages: what has its CRC computed is on the heap
 }
 
 func (c *condenser) run(sound Marks) bool {
@@ -232,18 +233,18 @@ func (c *condenser) spread(sound bool) bool {
 	if total < recordHeaderLen || total > maxRecordLen || !c.body(recordHeaderLen, total) {
 		return false
 	}
-	var h [recordHeaderLen]byte
-	copy(h[:], c.out[at:])
+	h := c.head[:]
+	copy(h, c.out[at:])
 	c.out = c.out[:at]
 	whole := room >= int(total)
-	if !c.header(start, h[:], whole) {
+	if !c.header(start, h, whole) {
 		return false
 	}
 	at = len(c.out)
 	if !c.body(min(room, int(total))-recordHeaderLen, total-recordHeaderLen) {
 		return false
 	}
-	return !whole || sound || recordCRC(h[:], c.out[at:]) == le.Uint32(h[crcOffset:])
+	return !whole || sound || recordCRC(h, c.out[at:]) == le.Uint32(h[crcOffset:])
 }
 
 // header takes what is kept of the header (XLogRecord) of the record at start, which
@@ -266,7 +267,8 @@ func (c *condenser) header(start int, h []byte, whole bool) bool {
 
 type expander struct {
 	chunkWalk
-	in []byte
+	in   []byte
+	head [recordHeaderLen]byte // of a record that is spread over pages, as the condenser's
 }
 
 func (e *expander) run() bool {
@@ -359,8 +361,7 @@ func (e *expander) spread() bool {
 		return false
 	}
 	whole := room >= int(total)
-	h, ok := e.header(!e.begun, !whole)
-	if !ok {
+	if !e.header(!e.begun, !whole) {
 		return false
 	}
 	body, ok := e.take(min(room, int(total)) - recordHeaderLen)
@@ -368,9 +369,9 @@ func (e *expander) spread() bool {
 		return false
 	}
 	if whole {
-		le.PutUint32(h[crcOffset:], recordCRC(h[:], body))
+		le.PutUint32(e.head[crcOffset:], recordCRC(e.head[:], body))
 	}
-	e.put(h[:], total)
+	e.put(e.head[:], total)
 	e.put(body, total-recordHeaderLen)
 	e.passed(start)
 	return true
@@ -378,7 +379,7 @@ func (e *expander) spread() bool {
 
 // header is the inverse of the condenser's. What is not there is what is known, but the
 // CRC.
-func (e *expander) header(prev, crc bool) (h [recordHeaderLen]byte, ok bool) {
+func (e *expander) header(prev, crc bool) bool {
 	n := keptHeader
 	if prev {
 		n += 8
@@ -388,13 +389,15 @@ func (e *expander) header(prev, crc bool) (h [recordHeaderLen]byte, ok bool) {
 	}
 	b, ok := e.take(n)
 	if !ok {
-		return h, false
+		return false
 	}
-	b = b[copy(h[:], b[:8]):]
+	h := e.head[:]
+	clear(h)
+	b = b[copy(h, b[:8]):]
 	if le.PutUint64(h[8:], uint64(e.prev)); prev {
 		b = b[copy(h[8:16], b):]
 	}
 	b = b[copy(h[16:18], b):]
 	copy(h[crcOffset:], b)
-	return h, true
+	return true
 }
