@@ -1,0 +1,123 @@
+//go:build linux && cgo
+
+package early_test
+
+import (
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/pgtender/pgtender/backup/archive/agent/early"
+)
+
+// maxAnswer is how long an answer may be, beats not counted.
+const maxAnswer = 64 << 10
+
+// judge says what Go makes of an answer: what the agent did, what there is to log, and
+// whether that is all. What follows a whole answer is found out only if it has come by
+// then. None: it is no answer, or not all of one.
+func judge(says string) (what, log string, all, ok bool) {
+	for strings.HasPrefix(says, early.Beat) {
+		says = says[len(early.Beat):]
+	}
+	line, rest, _ := strings.Cut(says, "\n")
+	word, number, _ := strings.Cut(strings.TrimPrefix(line, "done "), " ")
+	n, err := strconv.Atoi(number)
+	if err != nil || n < 0 || n > len(rest) {
+		return "", "", false, false
+	}
+	a := early.Answer{What: word, Log: rest[:n]}
+	b := string(a.Encode())
+	return word, a.Log, b == says, strings.HasPrefix(says, b) && len(b) <= maxAnswer
+}
+
+func addAnswers(f *testing.F, what string) {
+	whole := done(what, "a line\n")
+	for i := range len(whole) + 1 {
+		f.Add(whole[:i], uint16(i/2))
+	}
+	for _, says := range []string{early.Beat + early.Beat + whole, early.Beat + string(early.No()), whole + "x", done("", ""), done(what, strings.Repeat("x", 65000)), done(what, strings.Repeat("x", maxAnswer)),
+		"done " + what + " 00\n", "done " + what + " -1\n", "done " + what + " 18446744073709551616\n", "done  0\n", strings.Repeat(early.Beat, 30000), strings.Repeat("x", 1<<18)} {
+		f.Add(says, uint16(3))
+	}
+}
+
+// inTwo says something, cut where the other end may well get it in two.
+func inTwo(says string, cut uint16) func(net.Conn) {
+	return func(c net.Conn) {
+		at := min(int(cut), len(says))
+		io.WriteString(c, says[:at]) // who does not listen any more has judged
+		io.WriteString(c, says[at:])
+	}
+}
+
+// FuzzAnswerToAPush: whatever the agent says, the command that is C believes what Go
+// would, and comes to its end.
+func FuzzAnswerToAPush(f *testing.F) {
+	addAnswers(f, segment)
+	f.Fuzz(func(t *testing.T, says string, cut uint16) {
+		m := newMember(t, inTwo(says, cut))
+		log, answered := ask(t, m.args())
+		what, want, all, ok := judge(says)
+		ok = ok && what == segment
+		switch {
+		case answered && (!ok || log != want):
+			t.Errorf("%.100q was believed, and %.100q logged", says, log)
+		case !answered && (ok && all && len(says) <= maxAnswer || log != ""):
+			t.Errorf("%.100q was not believed, and %.100q logged", says, log)
+		}
+	})
+}
+
+// FuzzAnswerToAGet: recovery has the file that was fetched for it, or what it had before.
+func FuzzAnswerToAGet(f *testing.F) {
+	addAnswers(f, spooled)
+	for _, what := range []string{"./" + spooled, "spool/../" + spooled, "/" + spooled, "../pg_wal/" + spooled, "RECOVERYXLOG", "spool", "spool/", spooled + "\x00", spooled + "/", segment + "~"} {
+		f.Add(done(what, ""), uint16(9))
+	}
+	f.Fuzz(func(t *testing.T, says string, cut uint16) {
+		m := newMember(t, inTwo(says, cut))
+		from := m.spool(t, spooled, "new")
+		m.spool(t, "RECOVERYXLOG", "old")
+		log, answered := ask(t, m.getArgs())
+		what, want, all, ok := judge(says)
+		have, left := content(t, m.dest()), content(t, from)
+		switch {
+		case answered && (!ok || log != want || have != "new" || left != "-"):
+			t.Errorf("%.100q was believed: %q is there, %q in the spool, %.100q logged", says, have, left, log)
+		case !answered && (ok && all && what == spooled && len(says) <= maxAnswer || have != "old" || left != "new" || log != ""):
+			t.Errorf("%.100q was not believed: %q is there, %q in the spool, %.100q logged", says, have, left, log)
+		}
+	})
+}
+
+// FuzzHint: nobody is asked by what is no hint.
+func FuzzHint(f *testing.F) {
+	whole, _ := early.Hint{Socket: "SOCKET", Config: "CONFIG"}.Encode()
+	for i := range len(whole) + 1 {
+		f.Add(string(whole[:i]))
+	}
+	for _, hint := range []string{string(whole) + "\n", string(whole) + "x", "pgtender-agent 1\n\nCONFIG\n", "pgtender-agent 1\nSOCKET\n\n", "pgtender-agent 2\nSOCKET\nCONFIG\n", "pgtender-agent 1\n@x\nCONFIG\n",
+		"pgtender-agent 1\nSOCKET\n/\n", "pgtender-agent 1\nSOCKET\n/dev/zero\n", "pgtender-agent 1\n" + strings.Repeat("/", 200) + "\nCONFIG\n", "pgtender-agent 1\nSOCKET\n" + strings.Repeat("/", 17<<10) + "CONFIG\n", "pgtender-agent 1\nSOCKET\x00\nCONFIG\n"} {
+		f.Add(hint)
+	}
+	f.Fuzz(func(t *testing.T, hint string) {
+		m := newMember(t, say(done(segment, "")))
+		hint = strings.NewReplacer("SOCKET", filepath.Join(filepath.Dir(m.walDir), "s"), "CONFIG", m.config).Replace(hint)
+		file := filepath.Join(m.walDir, early.HintFile)
+		right := content(t, file)
+		if err := os.WriteFile(file, []byte(hint), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, answered := ask(t, m.args())
+		lines := strings.Split(hint, "\n")
+		isHint := len(lines) == 4 && lines[0] == "pgtender-agent 1" && lines[1] != "" && lines[2] != "" && lines[3] == "" && !strings.Contains(hint, "\x00")
+		if answered && !isHint || !answered && hint == right {
+			t.Errorf("by the hint %.200q it was answered: %v", hint, answered)
+		}
+	})
+}
