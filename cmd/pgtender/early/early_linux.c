@@ -337,7 +337,7 @@ static bool take(const struct errand *e, const struct said *s)
 	memcpy(from + e->folder, s->what, s->what_length);
 	from[e->folder + s->what_length] = 0;
 	name = e->folder + folder_of(from + e->folder);
-	if (from[e->folder] == '/' || has_prefix(from + e->folder, "..")
+	if (from[e->folder] == '/' || strstr(from + e->folder, "..") != NULL
 		|| strncmp(from + name, e->segment, SEGMENT_NAME) != 0 || from[name + SEGMENT_NAME] != '~')
 		return false;
 	return lstat(from, &st) == 0 && S_ISREG(st.st_mode) && st.st_uid == geteuid() && rename(from, e->path) == 0;

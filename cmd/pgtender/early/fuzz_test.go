@@ -3,10 +3,10 @@
 package early_test
 
 import (
-	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -38,20 +38,22 @@ func judge(says string) (what, log string, all, ok bool) {
 func addAnswers(f *testing.F, what string) {
 	whole := done(what, "a line\n")
 	for i := range len(whole) + 1 {
-		f.Add(whole[:i], uint16(i/2))
+		f.Add(whole[:i], uint16(i/3))
 	}
 	for _, says := range []string{early.Beat + early.Beat + whole, early.Beat + string(early.No()), whole + "x", done("", ""), done(what, strings.Repeat("x", 65000)), done(what, strings.Repeat("x", maxAnswer)),
 		"done " + what + " 00\n", "done " + what + " -1\n", "done " + what + " 18446744073709551616\n", "done  0\n", strings.Repeat(early.Beat, 30000), strings.Repeat("x", 1<<18)} {
-		f.Add(says, uint16(3))
+		f.Add(says, uint16(4000))
 	}
 }
 
-// inTwo says something, cut where the other end may well get it in two.
-func inTwo(says string, cut uint16) func(net.Conn) {
+// inPieces says something piece by piece, as the other end may well get it.
+func inPieces(says string, piece uint16) func(net.Conn) {
 	return func(c net.Conn) {
-		at := min(int(cut), len(says))
-		io.WriteString(c, says[:at]) // who does not listen any more has judged
-		io.WriteString(c, says[at:])
+		for b := range slices.Chunk([]byte(says), max(1, int(piece))) {
+			if _, err := c.Write(b); err != nil {
+				return // the command has judged
+			}
+		}
 	}
 }
 
@@ -59,8 +61,8 @@ func inTwo(says string, cut uint16) func(net.Conn) {
 // would, and comes to its end.
 func FuzzAnswerToAPush(f *testing.F) {
 	addAnswers(f, segment)
-	f.Fuzz(func(t *testing.T, says string, cut uint16) {
-		m := newMember(t, inTwo(says, cut))
+	f.Fuzz(func(t *testing.T, says string, piece uint16) {
+		m := newMember(t, inPieces(says, piece))
 		log, answered := ask(t, m.args())
 		what, want, all, ok := judge(says)
 		ok = ok && what == segment
@@ -77,10 +79,10 @@ func FuzzAnswerToAPush(f *testing.F) {
 func FuzzAnswerToAGet(f *testing.F) {
 	addAnswers(f, spooled)
 	for _, what := range []string{"./" + spooled, "spool/../" + spooled, "/" + spooled, "../pg_wal/" + spooled, "RECOVERYXLOG", "spool", "spool/", spooled + "\x00", spooled + "/", segment + "~"} {
-		f.Add(done(what, ""), uint16(9))
+		f.Add(done(what, ""), uint16(1))
 	}
-	f.Fuzz(func(t *testing.T, says string, cut uint16) {
-		m := newMember(t, inTwo(says, cut))
+	f.Fuzz(func(t *testing.T, says string, piece uint16) {
+		m := newMember(t, inPieces(says, piece))
 		from := m.spool(t, spooled, "new")
 		m.spool(t, "RECOVERYXLOG", "old")
 		log, answered := ask(t, m.getArgs())
