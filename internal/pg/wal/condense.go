@@ -86,6 +86,10 @@ type chunkWalk struct {
 	off   int    // in the chunk
 	prev  pg.LSN // start of the last record
 	begun bool   // there was a record
+
+	// head is that of a record that is spread over pages. It is here since what a CRC
+	// is computed of is on the heap, and so there is one for all records.
+	head [recordHeaderLen]byte
 }
 
 // enter reads the header at the start of b, which is that of a chunk's first page, and
@@ -154,8 +158,7 @@ func recordCRC(header, body []byte) uint32 {
 
 type condenser struct {
 	chunkWalk
-	out  []byte
-	head [recordHeaderLen]byte // of a record that is spread over pages: what has its CRC computed is on the heap
+	out []byte
 }
 
 func (c *condenser) run(sound Marks) bool {
@@ -267,8 +270,7 @@ func (c *condenser) header(start int, h []byte, whole bool) bool {
 
 type expander struct {
 	chunkWalk
-	in   []byte
-	head [recordHeaderLen]byte // of a record that is spread over pages, as the condenser's
+	in []byte
 }
 
 func (e *expander) run() bool {
